@@ -185,3 +185,39 @@ class Network(Protocol):
 
 Metrics = dict[str, Tensor | float]
 Loss = Callable[[Any, Any], tuple[Tensor, Metrics]]  # (network, batch) -> scalar loss and metrics, left on device
+
+
+@dataclass
+class Progress:
+    """Where a run stands, as shown to the user about once a second. Agent steps and frames are never mixed."""
+
+    steps: int  # agent steps done
+    total_steps: int
+    frames: int  # agent steps x action repeat
+    updates: int  # optimiser steps
+    episodes: int
+    elapsed: float  # seconds of this process
+    steps_per_second: float  # over the last few seconds
+    updates_per_second: float
+    action_repeat: int
+    returns: Sequence[float]  # of the last 100 episodes, oldest first
+    lengths: Sequence[int]
+    shares: dict[str, float]  # share of the wall clock in "stepping", "acting", "learning", "other"
+    metrics: dict[str, float] = field(default_factory=dict)  # newest losses and the like
+    events: dict[str, int] = field(default_factory=dict)  # crashes, hangs, non-finite rewards, ...
+
+
+class Observer(Protocol):
+    """Follows a run: the live screen, plain lines, a notebook."""
+
+    def start(self, name: str, folder: str, rules: Sequence[str]) -> None:
+        """Called once, with the sentences that state the run's rules."""
+
+    def update(self, progress: Progress) -> None:
+        """Called about once a second."""
+
+    def message(self, text: str) -> None:
+        """One line worth telling: a checkpoint, a restarted worker."""
+
+    def stop(self, reason: str) -> None:
+        """Called once: ``done``, ``interrupted`` or ``failed``."""
