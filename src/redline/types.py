@@ -144,6 +144,7 @@ class Unroll:
     final_value: Tensor  # f32[T, B] value of the final observation where truncated, else 0
     record: dict[str, Tensor] = field(default_factory=dict)  # [T, B, ...] what the algorithm asked to remember
     state: Tree = None  # [B, ...] recurrent state before observation 0
+    bootstrap_value: Tensor | None = None  # f32[B] acting weights' value of observation T
     action_mask: Tensor | None = None  # bool[T+1, B, A]
     policy_version: Tensor | None = None  # i64[2, B] oldest and newest version of the weights that acted
 

@@ -1,0 +1,87 @@
+"""Advantage actor-critic, synchronous (Mnih et al. 2016, arXiv 1602.01783, section 4 with a barrier instead of threads).
+
+One update on each unroll; every state gets the longest available n-step return (lambda = 1), cut at episode ends.
+Losses are means over samples, where A3C sums over each rollout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redline.algorithms import on_policy
+from redline.algorithms.on_policy import Samples
+from redline.ops import distributions
+from redline.ops.policy import policy_gradient_loss, value_loss
+from redline.ops.returns import episode_ends, gae
+from redline.types import ActInput, Metrics, Spec, Tree, Unroll
+
+
+@dataclass(frozen=True)
+class A2CConfig:
+    """A2C's numbers."""
+
+    unroll: int = 5  # t_max of the paper
+    gamma: float = 0.99
+    gae_lambda: float = 1.0  # 1: n-step returns, as in the paper
+    entropy_cost: float = 0.01
+    value_cost: float = 0.5
+    normalize_advantage: bool = False
+
+    def __post_init__(self) -> None:
+        if self.unroll < 1:
+            raise ValueError(f"unroll must be 1 or more, got {self.unroll}")
+        if not 0 < self.gamma <= 1 or not 0 <= self.gae_lambda <= 1:
+            raise ValueError(f"gamma must be in (0, 1] and gae_lambda in [0, 1], got {self.gamma}, {self.gae_lambda}")
+
+
+class A2C:
+    """Act, loss, update. No process, queue or device in sight."""
+
+    name = "a2c"
+    network_kind = "actor_critic"
+
+    def __init__(self, config: A2CConfig, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+        self.distribution = distributions.make(spec.action)
+
+    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """What to remember of each action: name -> (shape, dtype) of one environment's entry."""
+        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
+
+    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
+        """Sample (or, greedily, pick) actions: record {action, log_prob, value} [B, ...] and the next state."""
+        return on_policy.act(network, self.distribution, x)
+
+    def value(self, network: Any, x: ActInput) -> Tensor:
+        """f32[B] state values, for bootstrapping."""
+        return on_policy.value(network, x)
+
+    def update(self, learner: Any, unroll: Unroll, fraction: float) -> Metrics:
+        """One optimiser step on one unroll [T, B]."""
+        ended = unroll.terminated | unroll.truncated
+        reward, discount = episode_ends(
+            learner.rewards(unroll.reward, ended), unroll.terminated, unroll.truncated, unroll.final_value, self.config.gamma
+        )
+        advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
+        samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
+        if self.config.normalize_advantage:
+            samples.advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            samples.advantage = samples.advantage.reshape(samples.value.shape)
+        parts = learner.split(torch.arange(samples.columns, device=samples.action.device))
+        shares = [len(part) / samples.columns for part in parts]
+        return learner.step(lambda network, part: self.loss(network, samples.take(part)), parts, shares)
+
+    def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
+        """Scalar loss and metrics (left on the device) of samples [T, N]; advantages are constants."""
+        output, _ = network(batch.observation, batch.state, batch.reset)
+        log_prob, entropy = self.distribution.log_prob_entropy(output.policy.float(), batch.action, batch.action_mask)
+        policy_loss = policy_gradient_loss(log_prob, batch.advantage).mean()
+        error = value_loss(output.value.float(), batch.target).mean()
+        entropy = entropy.mean()
+        total = policy_loss + self.config.value_cost * error - self.config.entropy_cost * entropy
+        metrics: Metrics = {"policy_loss": policy_loss.detach(), "value_loss": error.detach(), "entropy": entropy.detach()}
+        return total, metrics

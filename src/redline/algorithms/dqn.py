@@ -1,0 +1,127 @@
+"""Deep Q-learning (Mnih et al. 2015, Nature 518), with double, dueling, n-step and prioritised replay as switches.
+
+Double Q-learning: van Hasselt et al. 2016 (arXiv 1509.06461). Dueling heads live in the network (Wang et al. 2016).
+n-step windows and priorities live in the replay (Schaul et al. 2016, arXiv 1511.05952). The error is clipped, not the
+loss: the gradient with respect to Q has magnitude at most 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redline.ops.values import double_q_target, huber, legal, q_target, taken
+from redline.types import ActInput, Metrics, ReplayBatch, Spec, Tree, tree_leaves, tree_map
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """DQN's numbers; steps are agent steps, never frames. Defaults: Nature paper, Adam aside."""
+
+    batch: int = 32
+    update_every: int = 4  # agent steps per update: with batch 32, replay ratio 8
+    learning_starts: int = 50_000  # agent steps of random acting before the first update
+    target_every: int = 10_000  # agent steps between copies to the target network
+    gamma: float = 0.99
+    double: bool = False
+    epsilon_start: float = 1.0
+    epsilon_final: float = 0.1
+    epsilon_steps: int = 1_000_000  # agent steps of linear annealing
+    epsilon_evaluation: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "update_every", "target_every", "epsilon_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("epsilon_start", "epsilon_final", "epsilon_evaluation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma must be in (0, 1], got {self.gamma}")
+
+
+class DQN:
+    """Act, loss, update. The target network is the learner's, bit-equal to the online one after each copy."""
+
+    name = "dqn"
+    network_kind = "q"
+
+    def __init__(self, config: DQNConfig, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+
+    def epsilon(self, steps: int) -> float:
+        """Probability of a random action after ``steps`` agent steps of the whole run."""
+        config = self.config
+        done = min(max(steps - config.learning_starts, 0) / config.epsilon_steps, 1.0)
+        return config.epsilon_start + done * (config.epsilon_final - config.epsilon_start)
+
+    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
+        """Epsilon-greedy actions i64[B] among the legal ones; no forward pass while all actions are random."""
+        epsilon = self.epsilon(x.steps) if x.explore else self.config.epsilon_evaluation
+        batch = len(x.reset)
+        noise = torch.rand((2, batch), generator=x.generator)
+        random = self._random_action(noise[1], x.action_mask)
+        if epsilon >= 1.0:
+            return {"action": random}, x.state
+        output, state = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
+        values = legal(output.policy[0].float(), x.action_mask)
+        explore = (noise[0] < epsilon).to(values.device)
+        return {"action": torch.where(explore, random.to(values.device), values.argmax(-1))}, state
+
+    def _random_action(self, uniform: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return (uniform * int(self.spec.action.n)).long()  # type: ignore[attr-defined]
+        legal = mask.cpu().double()
+        chosen = (uniform.double() * legal.sum(-1)).floor()  # the k-th legal action, k uniform
+        return (legal.cumsum(-1) <= chosen[:, None]).sum(-1)
+
+    def due(self, steps: int, num_envs: int) -> int:
+        """How many updates follow the batch of agent steps that brought the total to ``steps``."""
+        config = self.config
+        if steps < config.learning_starts:
+            return 0
+        return steps // config.update_every - max(steps - num_envs, config.learning_starts) // config.update_every
+
+    def update(self, learner: Any, batch: ReplayBatch) -> tuple[Metrics, Tensor]:
+        """One optimiser step on a replay batch [N]; returns metrics and absolute TD errors f32[N] (new priorities)."""
+        errors = torch.empty_like(batch.reward)
+
+        def loss(network: Any, part: Tensor) -> tuple[Tensor, Metrics]:
+            total, error, metrics = self.loss(network, learner.target, _take(batch, part))
+            errors[part] = error.abs()
+            return total, metrics
+
+        parts = learner.split(torch.arange(len(batch.reward), device=batch.reward.device))
+        metrics = learner.step(loss, parts, [len(part) / len(batch.reward) for part in parts])
+        return metrics, errors
+
+    def loss(self, network: Any, target: Any, batch: ReplayBatch) -> tuple[Tensor, Tensor, Metrics]:
+        """Weighted Huber loss, TD errors f32[N] and metrics of transitions [N]."""
+        values = _values(network, batch.observation)
+        with torch.no_grad():
+            next_values = _values(target, batch.next_observation)
+            if self.config.double:
+                online = _values(network, batch.next_observation)
+                backup = double_q_target(batch.reward, batch.discount, online, next_values, batch.next_action_mask)
+            else:
+                backup = q_target(batch.reward, batch.discount, next_values, batch.next_action_mask)
+        chosen = taken(values, batch.action)
+        error = chosen - backup
+        total = (batch.weight * huber(error)).mean()
+        return total, error.detach(), {"q_loss": total.detach(), "q_value": chosen.detach().mean()}
+
+
+def _values(network: Any, observation: Tree) -> Tensor:
+    """Action values f32[N, A] of observations [N, ...]: one time step of N environments."""
+    first = next(tree_leaves(observation))
+    reset = torch.ones((1, len(first)), dtype=torch.bool, device=first.device)
+    output, _ = network(tree_map(lambda leaf: leaf[None], observation), None, reset)
+    return output.policy[0].float()
+
+
+def _take(batch: ReplayBatch, index: Tensor) -> ReplayBatch:
+    leaves = {item.name: getattr(batch, item.name) for item in fields(batch)}
+    return ReplayBatch(**{name: tree_map(lambda x: x.index_select(0, index), leaf) for name, leaf in leaves.items()})

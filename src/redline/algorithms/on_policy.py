@@ -1,0 +1,79 @@
+"""What A2C and PPO share: acting with an actor-critic network, and the batch that one update consumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redline.ops.distributions import Distribution
+from redline.types import ActInput, Tree, Unroll, tree_map
+
+
+@dataclass
+class Samples:
+    """What the losses read: time-major [T, N, ...]; feed-forward networks get T = 1, N = all samples."""
+
+    observation: Tree  # [T, N, ...]
+    action: Tensor  # [T, N, ...]
+    log_prob: Tensor  # f32[T, N] of the action under the behaviour policy
+    value: Tensor  # f32[T, N] by the weights that acted
+    advantage: Tensor  # f32[T, N]
+    target: Tensor  # f32[T, N] value target
+    reset: Tensor  # bool[T, N]
+    action_mask: Tensor | None  # bool[T, N, A]
+    state: Tree = None  # [N, ...] recurrent state before the first step
+
+    @classmethod
+    def of(cls, unroll: Unroll, advantage: Tensor, *, recurrent: bool) -> Samples:
+        """The samples of an unroll; without recurrence time and environments become one axis of T * B."""
+        length = len(unroll.action)
+        fields: dict[str, Any] = {
+            "observation": tree_map(lambda x: x[:length], unroll.observation),
+            "action": unroll.action,
+            "log_prob": unroll.record["log_prob"],
+            "value": unroll.record["value"],
+            "advantage": advantage,
+            "target": advantage + unroll.record["value"],
+            "reset": unroll.reset[:length],
+            "action_mask": None if unroll.action_mask is None else unroll.action_mask[:length],
+        }
+        if recurrent:
+            return cls(**fields, state=unroll.state)
+        return cls(**{name: tree_map(lambda x: x.flatten(0, 1)[None], leaf) for name, leaf in fields.items()})
+
+    @property
+    def columns(self) -> int:
+        """Length of the sample axis N."""
+        return self.action.shape[1]
+
+    def take(self, index: Tensor) -> Samples:
+        """The samples with column indices i64[M]: [T, M, ...]."""
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "state"}
+        taken = {name: tree_map(lambda x: x.index_select(1, index), leaf) for name, leaf in parts.items()}
+        return Samples(**taken, state=tree_map(lambda x: x.index_select(0, index), self.state))
+
+
+def act(network: Any, distribution: Distribution, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
+    """One forward pass: action, its log-probability and the state's value, each [B, ...]; and the next state."""
+    output, state = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
+    parameters, value = output.policy[0].float(), output.value[0].float()
+    if not x.explore:
+        return {"action": distribution.mode(parameters, x.action_mask), "value": value}, state
+    action = distribution.sample(parameters, x.generator, x.action_mask)
+    log_prob = distribution.log_prob(parameters, action, x.action_mask)
+    return {"action": action, "log_prob": log_prob, "value": value}, state
+
+
+def value(network: Any, x: ActInput) -> Tensor:
+    """The network's value f32[B] of observations [B, ...] in recurrent state ``x.state``."""
+    output, _ = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
+    return output.value[0].float()
+
+
+def next_values(unroll: Unroll) -> Tensor:
+    """Values f32[T+1, B] of all the unroll's observations by the weights that acted."""
+    assert unroll.bootstrap_value is not None
+    return torch.cat([unroll.record["value"], unroll.bootstrap_value[None]])

@@ -1,0 +1,123 @@
+"""Proximal Policy Optimisation (Schulman et al. 2017, arXiv 1707.06347), the clipped objective of equation 7.
+
+Several epochs of minibatches over each unroll, with generalised advantage estimation (Schulman et al. 2016). Departures
+from the usual code: truncated episodes bootstrap from their final observation, and value clipping is off unless asked
+for (Andrychowicz et al. 2021 found it hurts).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redline.algorithms import on_policy
+from redline.algorithms.on_policy import Samples
+from redline.ops import distributions
+from redline.ops.policy import approximate_kl, clip_fraction, ppo_clip_loss, value_loss
+from redline.ops.returns import episode_ends, gae
+from redline.types import ActInput, Metrics, Spec, Tree, Unroll
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """PPO's numbers; the defaults are those of the paper's Atari runs unless a recipe says otherwise."""
+
+    unroll: int = 128  # agent steps of each environment between updates
+    epochs: int = 4
+    minibatches: int = 4  # per epoch; recurrent networks split environments, others samples
+    clip: float = 0.2  # epsilon of equation 7
+    anneal_clip: bool = False  # clip falls linearly to 0 over the run
+    value_clip: float | None = None
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    entropy_cost: float = 0.01
+    value_cost: float = 0.5
+    normalize_advantage: bool = True  # per minibatch
+    target_kl: float | None = None  # stop the update's epochs beyond 1.5 x this approximate KL
+
+    def __post_init__(self) -> None:
+        for name in ("unroll", "epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not 0 < self.gamma <= 1 or not 0 <= self.gae_lambda <= 1:
+            raise ValueError(f"gamma must be in (0, 1] and gae_lambda in [0, 1], got {self.gamma}, {self.gae_lambda}")
+        if self.clip <= 0:
+            raise ValueError(f"clip must be above 0, got {self.clip}")
+
+
+class PPO:
+    """Act, loss, update. No process, queue or device in sight."""
+
+    name = "ppo"
+    network_kind = "actor_critic"
+
+    def __init__(self, config: PPOConfig, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+        self.distribution = distributions.make(spec.action)
+        self.clip = config.clip
+
+    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """What to remember of each action: name -> (shape, dtype) of one environment's entry."""
+        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
+
+    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
+        """Sample (or, greedily, pick) actions: record {action, log_prob, value} [B, ...] and the next state."""
+        return on_policy.act(network, self.distribution, x)
+
+    def value(self, network: Any, x: ActInput) -> Tensor:
+        """f32[B] state values, for bootstrapping."""
+        return on_policy.value(network, x)
+
+    def update(self, learner: Any, unroll: Unroll, fraction: float) -> Metrics:
+        """Learn from one unroll [T, B]; ``fraction`` of the run is done. Returns means over all minibatches."""
+        config = self.config
+        if config.anneal_clip:
+            self.clip = config.clip * (1.0 - fraction)
+        ended = unroll.terminated | unroll.truncated
+        reward, discount = episode_ends(
+            learner.rewards(unroll.reward, ended), unroll.terminated, unroll.truncated, unroll.final_value, config.gamma
+        )
+        advantage = gae(reward, discount, on_policy.next_values(unroll), config.gae_lambda)
+        samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
+        history: list[Metrics] = []
+        for _ in range(config.epochs):
+            order = torch.randperm(samples.columns, generator=learner.generator).to(samples.action.device)
+            history += [self._minibatch(learner, samples, index) for index in order.tensor_split(config.minibatches)]
+            if config.target_kl is not None and float(history[-1]["approximate_kl"]) > 1.5 * config.target_kl:
+                break
+        return {name: sum(m[name] for m in history) / len(history) for name in history[0]}
+
+    def _minibatch(self, learner: Any, samples: Samples, index: Tensor) -> Metrics:
+        advantage = samples.advantage.index_select(1, index)
+        mean, scale = 0.0, 1.0
+        if self.config.normalize_advantage and advantage.numel() > 1:
+            mean, scale = advantage.mean(), advantage.std() + 1e-8  # of the whole minibatch, whatever the shards
+
+        def loss(network: Any, part: Tensor) -> tuple[Tensor, Metrics]:
+            batch = samples.take(part)
+            batch.advantage = (batch.advantage - mean) / scale
+            return self.loss(network, batch)
+
+        parts = learner.split(index)
+        return learner.step(loss, parts, [len(part) / len(index) for part in parts])
+
+    def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
+        """Scalar loss and metrics (left on the device) of samples [T, N] with normalised advantages."""
+        config = self.config
+        output, _ = network(batch.observation, batch.state, batch.reset)
+        log_prob, entropy = self.distribution.log_prob_entropy(output.policy.float(), batch.action, batch.action_mask)
+        policy_loss = ppo_clip_loss(log_prob, batch.log_prob, batch.advantage, self.clip).mean()
+        error = value_loss(output.value.float(), batch.target, batch.value, config.value_clip).mean()
+        entropy = entropy.mean()
+        total = policy_loss + config.value_cost * error - config.entropy_cost * entropy
+        metrics: Metrics = {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": error.detach(),
+            "entropy": entropy.detach(),
+            "approximate_kl": approximate_kl(log_prob, batch.log_prob),
+            "clip_fraction": clip_fraction(log_prob, batch.log_prob, self.clip),
+        }
+        return total, metrics
