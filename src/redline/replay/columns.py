@@ -1,0 +1,231 @@
+"""Columns: fixed-size rows of one array, in memory, in a memory-mapped file, or compressed.
+
+A column has ``rows`` rows and one more, the last, that is always zero: frame stacks that reach past an
+episode's start are gathered from it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from redline.types import RunError, UserError
+
+
+class Column(Protocol):
+    """``rows`` arrays of one shape and dtype."""
+
+    shape: tuple[int, ...]  # of one row
+    dtype: np.dtype
+
+    def write(self, first: int, values: np.ndarray) -> None:
+        """Set rows ``first`` to ``first + len(values)``; values [M, *shape]."""
+
+    def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy rows i64[M] into out [M, *shape] (contiguous)."""
+
+    def nbytes(self) -> int:
+        """Bytes taken, those reserved for rows not yet written included."""
+
+    def state(self, used: int) -> dict[str, Any]:
+        """The first ``used`` rows, as views where possible: valid until the next write."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``state`` gave."""
+
+
+class ArrayColumn:
+    """A column in one array: in memory, committed when first touched, or in a memory-mapped file."""
+
+    def __init__(self, rows: int, shape: tuple[int, ...], dtype: np.dtype, path: Path | None = None) -> None:
+        self.shape, self.dtype, self.mapped = shape, np.dtype(dtype), path is not None
+        full = (rows + 1, *shape)
+        if path is None:
+            size = int(np.prod(full, dtype=np.int64)) * self.dtype.itemsize
+            try:
+                self.data = np.empty(full, self.dtype)
+            except MemoryError:
+                raise RunError(
+                    f"replay needs {gib(size)} of memory for one array, which the system refuses"
+                ) from None
+        else:
+            self.data = _map_file(path, full, self.dtype)
+        self.data[rows] = 0
+
+    def write(self, first: int, values: np.ndarray) -> None:
+        self.data[first : first + len(values)] = values
+
+    def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
+        # mode="clip" (never needed: rows are in range) lets NumPy write into ``out`` without a buffer of its
+        # own.
+        np.take(self.data, rows, axis=0, out=out, mode="clip")
+
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    def state(self, used: int) -> dict[str, Any]:
+        if self.mapped:
+            self.data.flush()  # type: ignore[attr-defined]
+            return {}
+        return {"rows": self.data[:used]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if "rows" in state:
+            self.data[: len(state["rows"])] = state["rows"]
+        elif not self.mapped:
+            raise RunError(
+                "the checkpoint's replay is in memory-mapped files: set replay.memory_map to their folder"
+            )
+
+
+class Lz4Column:
+    """A column of rows compressed one by one (LZ4 block format): small, at some microseconds a row."""
+
+    def __init__(self, rows: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self._lz4 = _import_lz4()
+        self._size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+        self._data: list[bytes] = [b""] * rows
+        self._data.append(self._pack(np.zeros(shape, dtype)))
+        self._stored = 0
+
+    def _pack(self, row: np.ndarray) -> bytes:
+        return self._lz4.compress(np.ascontiguousarray(row, self.dtype), store_size=False)
+
+    def write(self, first: int, values: np.ndarray) -> None:
+        for row, value in enumerate(values, first):
+            packed = self._pack(value)
+            self._stored += len(packed) - len(self._data[row])
+            self._data[row] = packed
+
+    def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
+        flat = out.reshape(len(rows), -1).view(np.uint8)
+        for index, row in enumerate(rows.tolist()):
+            raw = self._lz4.decompress(self._data[row], uncompressed_size=self._size)
+            flat[index] = np.frombuffer(raw, np.uint8)
+
+    def nbytes(self) -> int:
+        per_object = 8 + 33 + 8  # pointer in the list, header of a bytes object, rounding by the allocator
+        return self._stored + per_object * len(self._data)
+
+    def state(self, used: int) -> dict[str, Any]:
+        rows = self._data[:used]
+        lengths = np.fromiter((len(row) for row in rows), np.int64, used)
+        return {"lz4": np.frombuffer(b"".join(rows), np.uint8), "lengths": lengths}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if "rows" in state:
+            self.write(0, state["rows"])
+            return
+        if "lz4" not in state:
+            raise RunError(
+                "the checkpoint's replay is in memory-mapped files: set replay.memory_map to their folder"
+            )
+        ends = np.cumsum(np.asarray(state["lengths"])).tolist()
+        packed, first = np.asarray(state["lz4"]).tobytes(), 0
+        for row, end in enumerate(ends):
+            self._stored += end - first - len(self._data[row])
+            self._data[row] = packed[first:end]
+            first = end
+
+
+class Mark:
+    """How far memory-mapped rows have been written, and by which replay, kept in a small file beside them.
+
+    A checkpoint refers to mapped rows in place. The mark tells on resume which of them were overwritten after
+    it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._data = _map_file(folder / "mark.npy", (2,), np.dtype(np.int64))  # owner, rows ever written
+        self._owner = secrets.randbits(62)
+
+    def write(self, head: int) -> None:
+        """Rows up to ``head`` are about to be in the files."""
+        if self._data[0] != self._owner:  # files of an earlier run: from now on they are ours
+            self._data[:] = self._owner, head
+        self._data[1] = max(int(self._data[1]), head)
+
+    def state(self) -> int:
+        """Who owns the rows."""
+        return self._owner
+
+    def load_state(self, owner: int) -> int:
+        """Take the rows over again; return how many were ever written."""
+        if int(self._data[0]) != owner:
+            raise RunError("the memory-mapped replay's files are not those that the checkpoint was made with")
+        self._owner = owner
+        return int(self._data[1])
+
+
+def make_column(
+    rows: int, shape: tuple[int, ...], dtype: np.dtype, compression: str, path: Path | None
+) -> Column:
+    """The column that suits: compression is for pictures (uint8, over 1 KB), everything else stays plain."""
+    pictures = np.dtype(dtype) == np.uint8 and int(np.prod(shape, dtype=np.int64)) > 1024
+    if compression == "lz4" and pictures:
+        return Lz4Column(rows, shape, dtype)
+    return ArrayColumn(rows, shape, dtype, path)
+
+
+def gib(size: float) -> str:
+    """1610612736 -> '1.5 GiB'."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping, where the system tells (Linux), else None."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _import_lz4() -> ModuleType:
+    try:
+        import lz4.block
+    except ImportError:
+        raise UserError("replay.compression 'lz4' needs a package: pip install redline[lz4]") from None
+    return lz4.block
+
+
+def _map_file(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+    """Map a .npy file: the one there if it fits (its rows are kept), else a new one, its blocks reserved."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            try:
+                there = np.lib.format.open_memmap(path, mode="r+")
+                if there.shape == shape and there.dtype == dtype:
+                    return there
+                del there
+            except ValueError:  # not a .npy file, or cut short: of no use to anyone
+                pass
+            path.unlink()
+        free = shutil.disk_usage(path.parent).free
+        if size > free:
+            raise RunError(f"replay needs {gib(size)} on disk, but {path.parent} has {gib(free)} left")
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        _reserve(path)
+    except OSError as error:
+        raise RunError(f"replay cannot map {gib(size)} at {path}: {error.strerror or error}") from None
+    return mapped
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's blocks now: a disk full later would kill the process without a word (SIGBUS)."""
+    if not hasattr(os, "posix_fallocate"):  # macOS, Windows
+        return
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)

@@ -1,0 +1,203 @@
+"""Replay: a storage, a sampler and the buffers that batches are handed out in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redline.replay import frames
+from redline.replay.config import ReplayConfig
+from redline.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
+from redline.replay.storage import Storage, action_layout
+from redline.types import ReplayBatch, RunError, Spec, Tree, UserError
+
+BUFFERS = 2  # batches that live at once: one being copied to the device while the next is gathered
+
+
+@dataclass
+class Buffer:
+    """Memory of one batch: tensors to hand out, and the same memory as arrays to gather into."""
+
+    batch: ReplayBatch
+    arrays: dict[str, Any]  # by ReplayBatch's names; observations by path
+
+
+class Replay:
+    """n-step transitions of B environments, newest ``capacity`` kept, drawn uniformly or by priority.
+
+    A step becomes drawable when the step n later has been added; at steady state between ``capacity - B *
+    n_step`` and ``capacity`` transitions are. Not thread-safe: one thread adds and draws (arrays of a drawn
+    batch may be read by any). Drawn tensors are overwritten two draws later: copy what must live longer.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        config: ReplayConfig,
+        num_envs: int,
+        gamma: float = 0.99,
+        seed: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        """pin_memory: batches in page-locked memory, for asynchronous copies to a CUDA device."""
+        self.config, self.num_envs = config, num_envs
+        self._spec, self._pin = spec, pin_memory
+        self.storage = Storage(spec, config, num_envs, gamma)
+        self.sampler: Sampler = (
+            PrioritizedSampler(config, self.storage.size) if config.prioritized else UniformSampler()
+        )
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self._pending = np.full((config.n_step + 1, num_envs), np.nan)  # priorities of rows not drawable yet
+        self._buffers: list[Buffer] = []
+
+    def __len__(self) -> int:
+        """Transitions that can be drawn."""
+        first, past = self.storage.live()
+        return past - first
+
+    def add(
+        self,
+        observation: Tree,
+        action: np.ndarray,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        final_observation: Tree = None,
+        action_mask: np.ndarray | None = None,
+        priority: np.ndarray | None = None,
+    ) -> None:
+        """Store one step of every environment (arrays are copied).
+
+        Args:
+          observation: [B, ...] what was acted on, and ``action_mask`` bool[B, A] the actions legal in it.
+          action: i64[B], i64[B, K] or f32[B, K].   reward: f32[B].   terminated, truncated: bool[B].
+          final_observation: [B, ...] as in ``Step``; needed where truncated.
+          priority: f32[B] |TD error| of this step's transitions where known already (Ape-X); they enter with
+          it
+            instead of with the largest priority seen.
+
+        Raises UserError for shapes or dtypes that are not the spec's, or a stack that does not move on by one
+        frame.
+        """
+        storage, envs = self.storage, np.arange(self.num_envs)
+        row, before = storage.head, storage.live()
+        storage.add(observation, action, reward, terminated, truncated, final_observation, action_mask)
+        self._pending[row % len(self._pending)] = np.nan if priority is None else priority
+        after = storage.live()
+        if after[0] > before[0]:
+            self.sampler.leave(before[0] + envs)
+        if after[1] > before[1]:
+            known = self._pending[(row - self.config.n_step) % len(self._pending)]
+            self.sampler.enter(before[1] + envs, None if np.isnan(known[0]) else known)
+
+    def sample(self, batch_size: int, beta: float = 0.4) -> ReplayBatch:
+        """Draw ``batch_size`` transitions, with replacement, as CPU tensors valid until two draws later.
+
+        beta: exponent of the importance weights (prioritised only); see ``ReplayConfig.beta_at``.
+        """
+        live = self.storage.live()
+        if batch_size > self.config.capacity:
+            raise UserError(
+                f"batch of {batch_size} from a replay of {self.config.capacity}: raise replay.capacity"
+            )
+        if live[0] == live[1]:
+            raise UserError("replay is empty: add at least n_step + 1 steps before drawing")
+        ids, weight = self.sampler.draw(batch_size, beta, live, self._rng)
+        buffer = self._next_buffer(batch_size)
+        buffer.arrays["index"][:], buffer.arrays["weight"][:] = ids, weight
+        self.storage.gather(ids, buffer.arrays)
+        return buffer.batch
+
+    def update_priorities(self, index: Tensor | np.ndarray, td_error: Tensor | np.ndarray) -> None:
+        """TD errors f32[N] of the transitions i64[N] of a batch; those overwritten since are passed over."""
+        ids = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
+        errors = np.asarray(td_error.detach().float().cpu() if isinstance(td_error, Tensor) else td_error)
+        first, past = self.storage.live()
+        there = (ids >= first) & (ids < past)
+        self.sampler.update(ids[there], errors[there])
+
+    def interrupt(self) -> None:
+        """Say that the environments were started afresh, as after resuming without their state.
+
+        Open episodes end as truncated, each at its newest observation, whose own step (one an environment) is
+        dropped.
+        """
+        before = self.storage.live()
+        self.storage.interrupt()
+        after = self.storage.live()
+        if after[1] < before[1]:
+            self.sampler.leave(np.arange(after[1], before[1]))
+
+    def nbytes(self) -> int:
+        """Bytes taken by stored transitions, priorities included."""
+        return self.storage.nbytes() + self.sampler.nbytes()
+
+    def state(self) -> dict[str, Any]:
+        """A tree of plain values and arrays for a checkpoint: views, valid until the next add.
+
+        Memory-mapped observations are referred to, not copied: steps overwritten in the files between this
+        call and ``load_state`` are then missing from the replay (the oldest ones), everything else is exact.
+        """
+        return {
+            "storage": self.storage.state(),
+            "sampler": self.sampler.state(),
+            "pending": self._pending,
+            "rng": _rng_state(self._rng),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state that ``state`` gave under the same configuration: the same draws follow."""
+        if ("priority" in state["sampler"]) != self.config.prioritized:
+            raise RunError("the checkpoint's replay differs in replay.prioritized")
+        self.storage.load_state(state["storage"])
+        self.sampler.load_state(state["sampler"])
+        self._pending[:] = state["pending"]
+        rng = state["rng"]
+        self._rng.bit_generator.state = {
+            **rng,
+            "state": {name: int(value) for name, value in rng["state"].items()},
+        }
+        first, past = max(0, self.storage.head - self.storage.rows) * self.num_envs, self.storage.live()[0]
+        if past > first:
+            self.sampler.leave(np.arange(first, past))
+
+    def _next_buffer(self, batch_size: int) -> Buffer:
+        if not self._buffers or len(self._buffers[0].batch.index) != batch_size:
+            self._buffers = [self._make_buffer(batch_size) for _ in range(BUFFERS)]
+        self._buffers.append(self._buffers.pop(0))
+        return self._buffers[-1]
+
+    def _make_buffer(self, batch_size: int) -> Buffer:
+        def empty(shape: tuple[int, ...], dtype: Any) -> Tensor:
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
+            return torch.empty((batch_size, *shape), dtype=kind, pin_memory=self._pin)
+
+        spaces = frames.space_leaves(self._spec.observation)
+        observation, following = (
+            {path: empty(space.shape or (), space.dtype) for path, space in spaces.items()} for _ in range(2)
+        )
+        mask = self.storage.mask
+        fields: dict[str, Tensor] = {
+            "action": empty(*action_layout(self._spec.action)),
+            **{name: empty((), np.float32) for name in ("reward", "discount", "weight")},
+            "index": empty((), np.int64),
+        }
+        if mask is not None:
+            fields["next_action_mask"] = empty(mask.shape[1:], bool)
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in fields.items()}
+        arrays["observation"] = {path: tensor.numpy() for path, tensor in observation.items()}
+        arrays["next_observation"] = {path: tensor.numpy() for path, tensor in following.items()}
+        batch = ReplayBatch(
+            observation=frames.tree_of(observation), next_observation=frames.tree_of(following), **fields
+        )
+        return Buffer(batch, arrays)
+
+
+def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
+    """The generator's state with its 128-bit integers as text: JSON readers would round them."""
+    state: dict[str, Any] = dict(rng.bit_generator.state)
+    return {**state, "state": {name: str(value) for name, value in state["state"].items()}}
