@@ -166,6 +166,10 @@ class ReplayBatch:
     index: Tensor  # i64[N] for ``update_priorities``
     next_action_mask: Tensor | None = None  # bool[N, A]
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> ReplayBatch:
+        """The same batch with ``function`` applied to every tensor."""
+        return ReplayBatch(**{item.name: tree_map(function, getattr(self, item.name)) for item in fields(self)})
+
 
 class Output(NamedTuple):
     """What a network gives for observations [T, B, ...]."""

@@ -74,19 +74,25 @@ class _Group:
         self.now = environment.reset(seed)
         self.reset = torch.ones(environment.num_envs, dtype=torch.bool)
         self.state: Tree = network.initial_state(environment.num_envs)
-        self.done = np.ones(environment.num_envs, dtype=bool)
 
 
 class Actor:
     """Fills its columns of an unroll, time step by time step. Deterministic for a seed, whatever else runs."""
 
     def __init__(
-        self, environments: Sequence[Environment], algorithm: Any, network: Any, *, seed: int, first_column: int = 0
+        self,
+        environments: Sequence[Environment],
+        algorithm: Any,
+        network: Any,
+        *,
+        seed: int,
+        first_column: int = 0,
+        device: str = "cpu",
     ) -> None:
-        self.algorithm, self.network = algorithm, network
-        self.generator = torch.Generator().manual_seed(seed)
+        self.algorithm, self.network, self.device = algorithm, network, torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed + first_column)
         self.groups: list[_Group] = []
-        self.to_environment = algorithm.distribution.to_environment
+        self.to_environment = algorithm.to_environment
         for environment in environments:
             columns = slice(first_column, first_column + environment.num_envs)
             self.groups.append(_Group(environment, columns, seed + first_column, network))
@@ -141,7 +147,16 @@ class Actor:
         columns = group.columns
         mask = None if unroll.action_mask is None else unroll.action_mask[t, columns]
         observation = tree_map(lambda slot: slot[t, columns], unroll.observation)
-        return ActInput(observation, group.state, group.reset, mask, self.generator, steps)
+        x = ActInput(observation, group.state, group.reset, mask, self.generator, steps)
+        return self._to_device(x) if self.device.type != "cpu" else x
+
+    def _to_device(self, x: ActInput) -> ActInput:
+        def move(leaf: Tensor) -> Tensor:
+            return leaf.to(self.device, non_blocking=True)
+
+        return x._replace(
+            observation=tree_map(move, x.observation), reset=move(x.reset), action_mask=tree_map(move, x.action_mask)
+        )
 
     def _act(self, group: _Group, unroll: Unroll, t: int, steps: int) -> None:
         begin = time.perf_counter()
@@ -173,11 +188,12 @@ class Actor:
         self._write_observation(group, unroll, t + 1)
 
     def _value_of_truncated(self, group: _Group, unroll: Unroll, t: int, step: Step) -> None:
-        rows = torch.from_numpy(np.flatnonzero(step.truncated))
+        rows = torch.from_numpy(np.flatnonzero(step.truncated))  # on the host
         final = tree_map(lambda x: torch.from_numpy(np.ascontiguousarray(x)).index_select(0, rows), step.final_observation)
-        state = tree_map(lambda x: x.index_select(0, rows), group.state)
+        state = tree_map(lambda x: x.index_select(0, rows.to(x.device)), group.state)
         never = torch.zeros(len(rows), dtype=torch.bool)
-        value = self.algorithm.value(self.network, ActInput(final, state, never, None, self.generator, 0))
+        x = ActInput(final, state, never, None, self.generator, 0)
+        value = self.algorithm.value(self.network, self._to_device(x)).cpu()
         unroll.final_value[t, rows + group.columns.start] = value
 
     def _finish(self, group: _Group, unroll: Unroll, steps: int) -> None:

@@ -47,6 +47,7 @@ class A2C:
     def __init__(self, config: A2CConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.distribution = distributions.make(spec.action)
+        self.to_environment = self.distribution.to_environment
 
     def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """What to remember of each action: name -> (shape, dtype) of one environment's entry."""

@@ -7,12 +7,13 @@ loss: the gradient with respect to Q has magnitude at most 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from redline.ops import distributions
 from redline.ops.values import double_q_target, huber, legal, q_target, taken
 from redline.types import ActInput, Metrics, ReplayBatch, Spec, Tree, tree_leaves, tree_map
 
@@ -51,6 +52,7 @@ class DQN:
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
+        self.to_environment = distributions.make(spec.action).to_environment
 
     def epsilon(self, steps: int) -> float:
         """Probability of a random action after ``steps`` agent steps of the whole run."""
@@ -123,5 +125,4 @@ def _values(network: Any, observation: Tree) -> Tensor:
 
 
 def _take(batch: ReplayBatch, index: Tensor) -> ReplayBatch:
-    leaves = {item.name: getattr(batch, item.name) for item in fields(batch)}
-    return ReplayBatch(**{name: tree_map(lambda x: x.index_select(0, index), leaf) for name, leaf in leaves.items()})
+    return batch.map(lambda x: x.index_select(0, index))

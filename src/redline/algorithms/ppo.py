@@ -57,6 +57,7 @@ class PPO:
     def __init__(self, config: PPOConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.distribution = distributions.make(spec.action)
+        self.to_environment = self.distribution.to_environment
         self.clip = config.clip
 
     def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -1,0 +1,50 @@
+"""Recipes: functions that return a whole experiment. A number's unit and source stand beside it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
+from redline.recipes.general import a2c, dqn, ppo, ppo_lstm
+from redline.recipes.mujoco import ppo_mujoco
+from redline.runtime.experiment import Experiment
+from redline.types import UserError
+
+Recipe = Callable[[], Experiment]
+
+RECIPES: dict[str, Recipe] = {
+    "ppo": ppo,
+    "ppo_lstm": ppo_lstm,
+    "a2c": a2c,
+    "dqn": dqn,
+    "ppo_atari": ppo_atari,
+    "a2c_atari": a2c_atari,
+    "dqn_atari": dqn_atari,
+    "ppo_mujoco": ppo_mujoco,
+}
+
+
+def find(name: str, environment: str = "") -> Experiment:
+    """The experiment of a recipe. ``ppo``, ``a2c`` and ``dqn`` take the variant for the environment's family.
+
+    Raises: UserError with the nearest recipe's name.
+    """
+    family = family_of(environment)
+    if f"{name}_{family}" in RECIPES:
+        name = f"{name}_{family}"
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
+        raise UserError(f"recipe {name!r} is unknown: did you mean {near!r}? `redline recipes` lists all")
+    return RECIPES[name]()
+
+
+def family_of(environment: str) -> str:
+    """``atari``, ``mujoco`` or an empty string, from an environment's id."""
+    if environment.startswith("ALE/") or "NoFrameskip" in environment:
+        return "atari"
+    bodies = ("HalfCheetah", "Hopper", "Walker2d", "Ant-", "Humanoid", "Swimmer", "Reacher", "Pusher", "Inverted")
+    return "mujoco" if environment.startswith(bodies) else ""
+
+
+__all__ = ["RECIPES", "Recipe", "family_of", "find"]

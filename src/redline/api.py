@@ -1,0 +1,295 @@
+"""The Python side: train, resume, load, evaluate, record. The command line calls these and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from redline import environments, networks
+from redline.learners.flat import Snapshot, flatten_parameters
+from redline.recipes import family_of, find
+from redline.recipes.config import load_yaml, override, save_yaml
+from redline.reports.html import write_report
+from redline.runs.checkpoint import best_checkpoint, load_checkpoint, load_newest
+from redline.runs.folder import RunFolder
+from redline.runs.provenance import provenance
+from redline.runtime import training
+from redline.runtime.evaluate import Player, evaluate as play_episodes
+from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.parts import Parts
+from redline.types import Environment, Observer, Progress, RunError, Step, Tree, UserError, tree_map
+
+DEFAULT_RECIPE = "ppo"
+Which = str  # "latest", "best", or a checkpoint folder's path
+
+
+class Interrupted(Exception):
+    """The run was interrupted, and a checkpoint written: ``redline.resume(error.run)`` goes on with it."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"interrupted; checkpoint written: go on by `redline resume {run}`")
+        self.run = run
+
+
+class Quiet:
+    """An observer that shows nothing."""
+
+    def start(self, name: str, folder: str, rules: Sequence[str]) -> None:
+        """Nothing."""
+
+    def update(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def stop(self, reason: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Whole episodes played without learning."""
+
+    returns: list[float]
+    lengths: list[int]  # agent steps
+
+    @property
+    def mean_return(self) -> float:
+        """Mean of the returns."""
+        return float(np.mean(self.returns))
+
+    @property
+    def median_return(self) -> float:
+        """Median of the returns."""
+        return float(np.median(self.returns))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk."""
+
+    path: Path
+    steps: int  # agent steps done
+    episodes: int
+    mean_return: float  # of the last 100 episodes; NaN when none ended
+    seconds: float  # spent training
+
+    @property
+    def name(self) -> str:
+        """The run's name, by which it is resumed."""
+        return self.path.name
+
+    def load(self, which: Which = "latest") -> Policy:
+        """The trained policy."""
+        return load(self.path, which)
+
+    def evaluate(self, episodes: int = 20, *, seed: int = 1_000_000) -> Evaluation:
+        """Play whole episodes greedily."""
+        return evaluate(self.load(), episodes, seed=seed)
+
+    def report(self) -> Path:
+        """Write ``report.html`` and return its path."""
+        return write_report(self.path)
+
+
+class Policy:
+    """A trained policy: ``act`` for one observation or a batch of them. Loaded on the CPU in f32."""
+
+    def __init__(self, experiment: Experiment, state: dict[str, Any]) -> None:
+        self.experiment = experiment
+        self.spec = environments.probe(experiment.environment)
+        self.algorithm = make_algorithm(experiment, self.spec)
+        network = networks.build(self.spec, experiment.network, self.algorithm.network_kind)
+        flat = flatten_parameters(network)
+        weights = state["learner"]["weights"]
+        if weights.shape != flat.shape:
+            raise RunError(
+                f"the checkpoint has {weights.numel()} weights, the network of its config.yaml {flat.numel()}: "
+                "config.yaml was changed, or the checkpoint is of another run"
+            )
+        flat.copy_(weights)
+        for name, buffer in network.named_buffers():
+            buffer.copy_(state["learner"]["buffers"][name])
+        self.network = Snapshot(network, flat, torch.float32, share=True).network
+        self.steps = int(state["counters"]["steps"])
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget recurrent state: call at an episode's start."""
+        self._player: Player | None = None
+
+    def act(self, observation: Tree, *, action_mask: np.ndarray | None = None, explore: bool = False) -> np.ndarray:
+        """The action for one observation [...] (or actions for a batch [B, ...]), as the environment takes it."""
+        single = self._is_single(observation)
+        batch = tree_map(lambda x: np.asarray(x)[None] if single else np.asarray(x), observation)
+        mask = None if action_mask is None else np.asarray(action_mask)[None] if single else np.asarray(action_mask)
+        size = len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
+        if self._player is None or len(self._player.reset) != size:
+            self._player = Player(self.algorithm, self.network, size)
+        self._player.explore = explore
+        action = self._player.act(batch, mask)
+        return action[0] if single else action
+
+    def _is_single(self, observation: Tree) -> bool:
+        space: Any = self.spec.observation
+        while isinstance(observation, dict):
+            key = next(iter(observation))
+            if key not in space.spaces:
+                raise UserError(f"observation has {key!r}, which {self.spec.name} has not: {sorted(space.spaces)}")
+            observation, space = observation[key], space[key]
+        shape, own = np.shape(observation), tuple(space.shape)
+        if shape == own:
+            return True
+        if shape[1:] == own:
+            return False
+        raise UserError(f"observation has shape {list(shape)}, {self.spec.name} gives {list(own)} or [B, *{list(own)}]")
+
+
+def train(
+    environment: str | Callable[..., Any] | None = None,
+    recipe: str | None = None,
+    *,
+    steps: int | None = None,
+    seed: int | None = None,
+    num_envs: int | None = None,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+    **options: Any,
+) -> Run:
+    """Train an agent and return its run.
+
+    Args:
+      environment: a Gymnasium id, ``package.module:factory``, or a callable returning a ``gymnasium.Env`` or ``VectorEnv``.
+      recipe: its name (``redline recipes`` lists them); without one, PPO in the variant for the environment.
+      steps: agent steps (not frames).   seed: of everything.   num_envs: environments stepped together.
+      device: ``cpu``, ``cuda`` or ``auto``.   overrides: ``a.b=c`` strings, as ``--set`` on the command line.
+      options: ``name`` of the run, ``folder`` it lies in (``runs``), ``observer``, ``config`` (a config.yaml to run again).
+
+    Raises:
+      UserError: something asked for does not exist.   RunError: the run could not go on.   Interrupted: checkpointed.
+    """
+    unknown = set(options) - {"name", "folder", "observer", "config"}
+    if unknown:
+        raise UserError(f"train has no option {min(unknown)!r}: name, folder, observer and config are left")
+    experiment = make_experiment(environment, recipe, config=options.get("config"), overrides=overrides)
+    shorthand = {"run.steps": steps, "run.seed": seed, "sampler.num_envs": num_envs, "learner.device": device}
+    experiment = override(experiment, [f"{key}={value}" for key, value in shorthand.items() if value is not None])
+    folder = RunFolder.create(
+        options.get("name"),
+        environment=environments.probe(experiment.environment).name,
+        recipe=experiment.recipe,
+        base=options.get("folder") or "runs",
+    )
+    return _run(experiment, folder, options.get("observer") or Quiet(), None)
+
+
+def make_experiment(
+    environment: str | Callable[..., Any] | None,
+    recipe: str | None,
+    *,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Experiment:
+    """The experiment of a recipe (or of a config.yaml), for an environment, with ``a.b=c`` overrides."""
+    if config is not None:
+        experiment = load_yaml(Experiment, config)
+    else:
+        if environment is None:
+            raise UserError("train needs an environment, such as CartPole-v1 or ALE/Pong-v5")
+        experiment = find(recipe or DEFAULT_RECIPE, environment if isinstance(environment, str) else "")
+    if environment is not None:
+        experiment = replace(experiment, environment=replace(experiment.environment, id=environment))
+    return override(experiment, list(overrides))
+
+
+def resume(run: str | Path | Run, *, steps: int | None = None, observer: Observer | None = None, folder: str = "runs") -> Run:
+    """Go on with a run where its newest checkpoint stands; ``steps`` changes how many agent steps it shall have in all."""
+    found = RunFolder.open(run.path if isinstance(run, Run) else run, base=folder)
+    experiment = load_yaml(Experiment, found.config)
+    if steps is not None:
+        experiment = override(experiment, [f"run.steps={steps}"])
+    loaded = load_newest(found.checkpoints)
+    watch = observer or Quiet()
+    for message in loaded.messages if loaded else ():
+        watch.message(message)
+    return _run(experiment, found, watch, loaded.state if loaded else None)
+
+
+def _run(experiment: Experiment, folder: RunFolder, observer: Observer, restored: dict[str, Any] | None) -> Run:
+    with folder:
+        done = training.train(experiment, folder, observer, restored, prepare=_write_config)
+        counters = done.counters
+        write_report(folder.path)
+        if done.interrupt.at is not None:
+            raise Interrupted(folder.name)
+        mean = float(np.mean(counters.returns)) if counters.returns else float("nan")
+        return Run(folder.path, counters.steps, counters.episodes, mean, counters.elapsed)
+
+
+def _write_config(folder: RunFolder, parts: Parts) -> None:
+    """The complete configuration, every automatic choice made; where it came from; the planned parallelism."""
+    save_yaml(parts.experiment, folder.config)
+    learner, sampler = parts.experiment.learner, parts.experiment.sampler
+    plan = {"device": learner.device, "precision": learner.precision, "gradient_shards": learner.threads}
+    plan |= {"actor_threads": sampler.shards, "groups": sampler.groups, "num_envs": sampler.num_envs}
+    about = {"plan": plan, "provenance": provenance(learner.device), "rules": list(training.rules(parts))}
+    (folder.path / "plan.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def load(run: str | Path, which: Which = "latest", *, folder: str = "runs") -> Policy:
+    """The policy of a run's ``latest`` or ``best`` checkpoint."""
+    found = RunFolder.open(run, base=folder)
+    experiment = load_yaml(Experiment, found.config)
+    if which not in ("latest", "best"):
+        raise UserError(f"there is no checkpoint {which!r}: choose latest or best")
+    if which == "best" and (path := best_checkpoint(found.checkpoints)) is not None:
+        return Policy(experiment, load_checkpoint(path))
+    loaded = load_newest(found.checkpoints)
+    if loaded is None:
+        raise RunError(f"run {found.name} has no checkpoint yet: `redline resume {found.name}` trains it")
+    return Policy(experiment, loaded.state)
+
+
+def evaluate(policy: Policy | Run, episodes: int = 20, *, seed: int = 1_000_000, explore: bool = False) -> Evaluation:
+    """Play whole episodes in fresh environments, greedily unless ``explore``."""
+    if episodes < 1:
+        raise UserError(f"episodes must be 1 or more, got {episodes}")
+    if isinstance(policy, Run):
+        policy = policy.load()
+    with training.one_thread_each():
+        ended = play_episodes(policy.experiment, policy.algorithm, policy.network, episodes, seed, explore=explore)
+    return Evaluation([e.episode_return for e in ended], [e.length for e in ended])
+
+
+def record(run: str | Path, episodes: int = 1, *, which: Which = "latest", seed: int = 0, folder: str = "runs") -> Path:
+    """Film whole episodes into the run's ``videos/`` and return the mp4's path."""
+    import imageio.v2 as imageio  # late: only films need it
+
+    found = RunFolder.open(run, base=folder)
+    policy = load(found.path, which)
+    found.videos.mkdir(exist_ok=True)
+    path = found.videos / f"step-{policy.steps}.mp4"
+    pictures: list[np.ndarray] = []
+
+    def film(environment: Environment, _step: Step) -> None:
+        picture = environment.render()
+        if picture is None:
+            raise RunError(f"{policy.spec.name} draws no pictures (it renders nothing as rgb_array), so it cannot be filmed")
+        pictures.append(_even(picture))
+
+    play_episodes(policy.experiment, policy.algorithm, policy.network, episodes, seed, after_step=film, num_envs=1)
+    fps = 60 // policy.spec.action_repeat if family_of(policy.spec.name) == "atari" else 30
+    imageio.mimwrite(path, pictures, fps=fps, macro_block_size=1)  # type: ignore[arg-type]
+    return path
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """Video encoders want even sides."""
+    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]

@@ -1,0 +1,78 @@
+"""A whole experiment as one value: what ``config.yaml`` holds, a recipe returns and a run is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from redline.actors.config import SamplerConfig
+from redline.algorithms.a2c import A2C, A2CConfig
+from redline.algorithms.dqn import DQN, DQNConfig
+from redline.algorithms.ppo import PPO, PPOConfig
+from redline.environments.config import EnvironmentConfig
+from redline.learners.config import LearnerConfig
+from redline.networks.config import NetworkConfig
+from redline.replay.config import ReplayConfig
+from redline.types import Spec, UserError
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, how seeded, and what is written when. Steps are agent steps."""
+
+    steps: int = 1_000_000
+    seed: int = 0
+    log_every: int = 0  # steps between lines of metrics.jsonl; 0: 200 lines a run
+    checkpoint_every: int = 0  # steps between checkpoints; 0: 20 a run
+    keep: int = 2  # newest checkpoints kept, beside the best
+    save_replay: bool = True  # replay in checkpoints: exact resume, at the price of its size
+    evaluate_every: int = 0  # steps between evaluations with greedy actions; 0: never
+    evaluate_episodes: int = 10
+    stop_at_return: float | None = None  # stop once the mean return of the last 100 episodes is this high
+    tensorboard: bool = True
+    wandb: bool = False
+    debug: bool = False  # fill buffers with NaN, so that an unwritten row shouts
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be 1 or more, got {self.steps}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be in [0, 2**31), got {self.seed}")
+        for name in ("log_every", "checkpoint_every", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.keep < 1 or self.evaluate_episodes < 1:
+            raise ValueError(f"keep and evaluate_episodes must be 1 or more, got {self.keep}, {self.evaluate_episodes}")
+
+
+AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig
+ALGORITHMS = {PPOConfig: PPO, A2CConfig: A2C, DQNConfig: DQN}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Algorithm, environment, network and their numbers; each part's numbers have one owner."""
+
+    recipe: str
+    algorithm: AlgorithmConfig
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    replay: ReplayConfig | None = None
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def make_algorithm(experiment: Experiment, spec: Spec) -> PPO | A2C | DQN:
+    """The algorithm of an experiment, for environments like ``spec``; refuses what cannot work, with the reason."""
+    config = experiment.algorithm
+    if isinstance(config, DQNConfig):
+        if not hasattr(spec.action, "n"):
+            kind = type(spec.action).__name__
+            raise UserError(f"dqn needs one discrete action, {spec.name} has {kind}: use recipe ppo")
+        if experiment.network.core != "none":
+            raise UserError(f"network.core={experiment.network.core}: dqn has no recurrent form; use none, or recipe ppo")
+        if experiment.replay is None:
+            raise UserError("dqn needs a replay: set replay.capacity=100000, or start from recipe dqn")
+        if experiment.learner.reward == "normalize":
+            raise UserError("learner.reward=normalize would change rewards already in replay: use clip or raw")
+    return ALGORITHMS[type(config)](config, spec)  # type: ignore[arg-type]

@@ -1,0 +1,226 @@
+"""The in-process runtime: one process, the reference for every other. Two loops, for unrolls and for replay.
+
+A loop's ``iterate`` is the smallest piece of training after which a run can be saved and gone on with bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from redline.actors import Actor, allocate
+from redline.actors.transitions import ReplayActor
+from redline.algorithms.dqn import DQNConfig
+from redline.replay import Replay
+from redline.runtime.parts import Parts
+from redline.types import Episode, Metrics, tree_map
+
+Stop = Callable[[], bool]
+CHUNK = 256  # agent steps of one iteration of the replay loop
+
+
+class Loop(Protocol):
+    """What a run drives: it collects and learns, and counts nothing but its own seconds."""
+
+    clock: dict[str, float]  # seconds stepping, acting, learning
+
+    def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
+        """Collect and learn once; returns agent steps taken and metrics. ``steps`` and ``fraction`` are done."""
+
+    def finished_episodes(self) -> list[Episode]:
+        """Episodes ended since the last call."""
+
+    def events(self) -> dict[str, int]:
+        """Crashes, hangs, ... of the environments."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything beside the learner."""
+
+    def load_state(self, state: dict[str, Any]) -> bool:
+        """Restore; False where episodes in progress could not be."""
+
+    def close(self) -> None:
+        """Close the environments."""
+
+
+def make_loop(parts: Parts) -> Loop:
+    """The loop an experiment's algorithm wants."""
+    return ReplayLoop(parts) if isinstance(parts.experiment.algorithm, DQNConfig) else UnrollLoop(parts)
+
+
+class UnrollLoop:
+    """On-policy: all shards collect side by side, then the algorithm learns from the unroll. Lag is zero."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        experiment, algorithm = parts.experiment, parts.algorithm
+        self.device = parts.learner.device
+        unroll = allocate(
+            algorithm,
+            parts.acting.network,
+            parts.spec,
+            experiment.algorithm.unroll,  # type: ignore[union-attr]
+            experiment.sampler.num_envs,
+            debug=experiment.run.debug,
+        )
+        self.unroll = unroll.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else unroll
+        self.actors: list[Actor] = []
+        column = 0
+        for groups in parts.make_environments():
+            actor = Actor(
+                groups, algorithm, parts.acting.network, seed=experiment.run.seed, first_column=column, device=str(self.device)
+            )
+            self.actors.append(actor)
+            column += sum(environment.num_envs for environment in groups)
+        self.learning = 0.0
+
+    @property
+    def clock(self) -> dict[str, float]:
+        """Seconds of the wall clock: actors run side by side, so theirs are averaged."""
+        share = 1.0 / len(self.actors)
+        waited = {name: share * sum(actor.clock[name] for actor in self.actors) for name in ("stepping", "acting")}
+        return waited | {"learning": self.learning}
+
+    def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
+        """One unroll and what the algorithm makes of it."""
+        learner = self.parts.learner
+        self.parts.pool([partial(actor.collect, self.unroll, steps, learner.version, stop) for actor in self.actors])
+        begin = time.perf_counter()
+        learner.set_progress(fraction)
+        unroll = self.unroll.map(self._to_device) if self.device.type == "cuda" else self.unroll
+        metrics = self.parts.algorithm.update(learner, unroll, fraction)
+        learner.network.update_normalizer(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation))
+        self.parts.acting.load()
+        self.learning += time.perf_counter() - begin
+        return self.unroll.action.shape[0] * self.unroll.action.shape[1], metrics
+
+    def _to_device(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.device, non_blocking=True)
+
+    def finished_episodes(self) -> list[Episode]:
+        """Episodes ended since the last call, in the order of actors."""
+        ended = [episode for actor in self.actors for episode in actor.episodes]
+        for actor in self.actors:
+            actor.episodes.clear()
+        return ended
+
+    def events(self) -> dict[str, int]:
+        """Crashes, hangs, ... of the environments."""
+        return _sum_events([group.environment.events() for actor in self.actors for group in actor.groups])
+
+    def state(self) -> dict[str, Any]:
+        """The actors' states."""
+        return {"actors": [actor.state() for actor in self.actors]}
+
+    def load_state(self, state: dict[str, Any]) -> bool:
+        """Restore; False where episodes in progress could not be."""
+        self.parts.acting.load()
+        return all([actor.load_state(saved) for actor, saved in zip(self.actors, state["actors"], strict=True)])
+
+    def close(self) -> None:
+        """Close the environments."""
+        for actor in self.actors:
+            actor.close()
+
+
+class ReplayLoop:
+    """Off-policy: the learner updates from replay while the environments step."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        experiment = parts.experiment
+        assert isinstance(experiment.algorithm, DQNConfig)
+        assert experiment.replay is not None
+        self.config = experiment.algorithm
+        self.num_envs = experiment.sampler.num_envs
+        self.replay = Replay(
+            parts.spec, experiment.replay, self.num_envs, gamma=self.config.gamma, seed=experiment.run.seed
+        )
+        parts.learner.make_target()
+        environment = parts.make_environments()[0][0]
+        device = str(parts.learner.device)
+        self.actor = ReplayActor(
+            environment, parts.algorithm, parts.acting.network, seed=experiment.run.seed, device=device
+        )
+        self.learning = 0.0
+        self.last: Metrics = {}
+
+    @property
+    def clock(self) -> dict[str, float]:
+        """Seconds of the wall clock; stepping counts only what learning did not hide."""
+        return self.actor.clock | {"learning": self.learning}
+
+    def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
+        """About ``CHUNK`` agent steps, with the updates that are due."""
+        taken = 0
+        self.parts.learner.set_progress(fraction)
+        while taken < CHUNK and not stop():
+            self.actor.act(steps + taken)
+            before, taken = steps + taken, taken + self.num_envs
+            begin = time.perf_counter()
+            for _ in range(self.parts.algorithm.due(steps + taken, self.num_envs)):
+                self._update(fraction)
+            if before // self.config.target_every < (steps + taken) // self.config.target_every:
+                self.parts.learner.copy_target()
+            self.learning += time.perf_counter() - begin
+            self.actor.receive(self.replay.add, self._transform)
+        return taken, {name: float(value) for name, value in self.last.items()}
+
+    def _update(self, fraction: float) -> None:
+        assert self.parts.experiment.replay is not None
+        batch = self.replay.sample(self.config.batch, self.parts.experiment.replay.beta_at(fraction))
+        device = self.parts.learner.device
+        if device.type == "cuda":
+            batch = batch.map(lambda x: x.pin_memory().to(device, non_blocking=True))
+        self.last, errors = self.parts.algorithm.update(self.parts.learner, batch)
+        if self.parts.experiment.replay.prioritized:
+            self.replay.update_priorities(batch.index.cpu().numpy(), errors.cpu().numpy())
+        self.parts.acting.load()
+
+    def _transform(self, reward: np.ndarray) -> np.ndarray:
+        return np.clip(reward, -1.0, 1.0) if self.parts.learner.config.reward == "clip" else reward
+
+    def finished_episodes(self) -> list[Episode]:
+        """Episodes ended since the last call."""
+        ended, self.actor.episodes = self.actor.episodes, []
+        return ended
+
+    def events(self) -> dict[str, int]:
+        """Crashes, hangs, ... of the environments."""
+        return self.actor.environment.events()
+
+    def state(self) -> dict[str, Any]:
+        """The actor's state and, unless the run leaves it out, the replay's."""
+        saved = self.replay.state() if self.parts.experiment.run.save_replay else None
+        return {"actor": self.actor.state(), "replay": saved, "last": dict(self.last)}
+
+    def load_state(self, state: dict[str, Any]) -> bool:
+        """Restore; False where episodes in progress or the replay could not be."""
+        self.parts.acting.load()
+        exact = self.actor.load_state(state["actor"])
+        self.last = dict(state["last"])
+        if state["replay"] is None:
+            return False
+        self.replay.load_state(state["replay"])
+        if not exact:
+            self.replay.break_episodes()
+        return exact
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.actor.close()
+
+
+def _sum_events(each: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for events in each:
+        for name, count in events.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+

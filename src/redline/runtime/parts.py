@@ -1,0 +1,74 @@
+"""A run's parts, made from an experiment: environments, network, learner, and the loop that joins them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from redline import environments, networks
+from redline.learners.flat import Snapshot
+from redline.learners.learner import Learner, serial
+from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.plan import resolve
+from redline.runtime.pool import Pool
+from redline.types import Environment, Spec
+
+
+@dataclass
+class Parts:
+    """What a loop needs, assembled."""
+
+    experiment: Experiment  # every automatic choice made
+    spec: Spec
+    algorithm: Any
+    learner: Learner
+    acting: Snapshot  # the weights that act
+    pool: Pool
+
+    def make_environments(self) -> list[list[Environment]]:
+        """The environments of each shard, in groups; ``num_envs`` in all."""
+        sampler = self.experiment.sampler
+        made: list[list[Environment]] = []
+        for size in _shares(sampler.num_envs, sampler.shards):
+            threads = max(1, self.experiment.learner.threads // sampler.shards)
+            groups = _shares(size, sampler.groups)
+            made.append([environments.make(self.experiment.environment, n, threads=threads) for n in groups])
+        return made
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self.pool.close()
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total * (k + 1) // parts - total * k // parts for k in range(parts)]
+
+
+def assemble(experiment: Experiment) -> Parts:
+    """Make algorithm, network and learner; weights are drawn from the run's seed and nothing else."""
+    spec = environments.probe(experiment.environment)
+    algorithm = make_algorithm(experiment, spec)
+    network = build_network(experiment, spec, algorithm.network_kind)
+    experiment = resolve(experiment, spec, sum(p.numel() for p in network.parameters()))
+    config = experiment.learner
+    pool = Pool(max(config.threads, experiment.sampler.shards))
+    learner = Learner(
+        network,
+        config,
+        seed=experiment.run.seed,
+        num_envs=experiment.sampler.num_envs,
+        gamma=experiment.algorithm.gamma,
+        parallel=pool if config.threads > 1 else serial,
+    )
+    acting = Snapshot(learner.network, learner.flat, learner.compute_dtype, share=True)
+    return Parts(experiment, spec, algorithm, learner, acting, pool)
+
+
+def build_network(experiment: Experiment, spec: Spec, kind: str) -> nn.Module:
+    """The experiment's network with weights drawn from its seed, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.run.seed)
+        return networks.build(spec, experiment.network, kind)

@@ -1,0 +1,81 @@
+"""Settings left to Redline ("auto", 0), chosen for this machine and written down, so that a run can be repeated."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+
+from redline.algorithms.dqn import DQNConfig
+from redline.runtime.experiment import Experiment
+from redline.types import Spec, UserError
+
+LARGE_NETWORK = 200_000  # parameters from which two gradient shards beat one (threads cost about 50 us a hand-over)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
+    """The experiment with every automatic choice made. ``parameters``: size of the network."""
+    device = choose_device(experiment.learner.device)
+    cores = usable_cores()
+    images = any(len(shape) >= 3 for shape in _shapes(spec.observation))
+    learner, sampler, run = experiment.learner, experiment.sampler, experiment.run
+    precision = learner.precision
+    if precision == "auto":
+        precision = "bf16" if images and has_bf16(device) else "fp32"
+    threads = learner.threads or (cores if parameters >= LARGE_NETWORK else 1)
+    threads = 1 if device != "cpu" else threads
+    atari = spec.frame_stack > 1
+    shards, groups = sampler.shards, sampler.groups
+    if isinstance(experiment.algorithm, DQNConfig):
+        if shards > 1 or groups > 1:
+            raise UserError("sampler.shards and sampler.groups: dqn collects with one actor; leave them 0 or 1")
+        shards, groups = 1, 1
+    shards = shards or (min(cores, sampler.num_envs) if atari and device == "cpu" else 1)
+    groups = groups or (2 if device != "cpu" and sampler.num_envs >= 2 else 1)
+    return replace(
+        experiment,
+        learner=replace(learner, device=device, precision=precision, threads=threads),
+        sampler=replace(sampler, shards=shards, groups=groups),
+        run=replace(
+            run,
+            log_every=run.log_every or max(run.steps // 200, 1),
+            checkpoint_every=run.checkpoint_every or max(run.steps // 20, 1),
+        ),
+    )
+
+
+def choose_device(device: str) -> str:
+    """cpu or cuda[:N]; auto takes a GPU where there is one. Unknown or absent devices are refused."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UserError(f"learner.device={device}: unknown; use cpu, cuda, cuda:N or auto")
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count()
+        number = device.removeprefix("cuda").removeprefix(":") or "0"
+        if not number.isdigit() or int(number) >= count:
+            raise UserError(f"learner.device={device}: this machine has {count} CUDA devices; use cpu or auto")
+    return device
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 natively."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def _shapes(space: object) -> list[tuple[int, ...]]:
+    parts = getattr(space, "spaces", None)
+    if isinstance(parts, dict):
+        return [shape for part in parts.values() for shape in _shapes(part)]
+    return [tuple(getattr(space, "shape", None) or ())]

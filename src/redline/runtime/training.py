@@ -1,0 +1,343 @@
+"""A run from its first step to its last: counters, metrics, checkpoints, interrupts. The loop does the learning."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from redline.actors.unroll import Interrupted
+from redline.runs.checkpoint import save_checkpoint
+from redline.runs.folder import RunFolder
+from redline.runs.metrics import MetricsWriter
+from redline.runs.rng import global_rng_state, load_global_rng_state
+from redline.runtime.evaluate import evaluate
+from redline.runtime.experiment import Experiment
+from redline.runtime.in_process import Loop, make_loop
+from redline.runtime.parts import Parts, assemble
+from redline.types import Metrics, Observer, Progress, RunError
+
+RECENT = 100  # episodes whose mean return is reported
+GRACE = 2.0  # seconds an interrupted run gets to reach the end of its iteration
+SHOW_EVERY = 0.5  # seconds between calls of the observer
+WINDOW = 8.0  # seconds over which rates are measured
+
+
+@dataclass
+class Counters:
+    """What has been done so far; saved in every checkpoint."""
+
+    steps: int = 0  # agent steps
+    episodes: int = 0
+    best: float = -float("inf")  # highest mean return of ``RECENT`` episodes at a line of metrics
+    elapsed: float = 0.0  # seconds, over all processes that took part in the run
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values."""
+        best = None if self.best == -float("inf") else self.best
+        counts = {"steps": self.steps, "episodes": self.episodes, "best": best, "elapsed": self.elapsed}
+        return counts | {"returns": list(self.returns), "lengths": list(self.lengths)}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Counters:
+        """The counters that ``state`` gave."""
+        best = -float("inf") if state["best"] is None else state["best"]
+        made = cls(state["steps"], state["episodes"], best, state["elapsed"])
+        made.returns.extend(state["returns"])
+        made.lengths.extend(state["lengths"])
+        return made
+
+
+class InterruptRequest:
+    """Set by the first Ctrl-C or SIGTERM; the second Ctrl-C is the ordinary KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether it is time to stop in the middle of an iteration."""
+        return self.at is not None and time.perf_counter() - self.at > GRACE
+
+    @contextmanager
+    def listening(self) -> Iterator[InterruptRequest]:
+        """Take the signals while inside; outside the main thread nothing is taken."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def handle(number: int, _frame: Any) -> None:
+            if self.at is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.at = time.perf_counter()
+
+        for number in previous:
+            signal.signal(number, handle)
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class Training:
+    """One run in one process. ``run`` trains to the end and returns ``done`` or ``interrupted``."""
+
+    def __init__(self, parts: Parts, folder: RunFolder, observer: Observer, restored: dict[str, Any] | None = None) -> None:
+        self.parts, self.folder, self.observer = parts, folder, observer
+        self.config = parts.experiment.run
+        self.counters = Counters()
+        self.interrupt = InterruptRequest()
+        self.metrics: Metrics = {}
+        self.loop: Loop = make_loop(parts)
+        self.writer = MetricsWriter(folder.path, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
+        self.exact = True
+        self._best_due = False
+        if restored is not None:
+            self._restore(restored)
+        self._began = time.perf_counter()
+        self._before = self.counters.elapsed
+        self._rates: deque[tuple[float, int, int]] = deque()
+        self._last_clock: tuple[float, dict[str, float]] = (0.0, dict.fromkeys(self.loop.clock, 0.0))
+        self._shown = 0.0
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.parts.learner.load_state(state["learner"])
+        self.counters = Counters.of(state["counters"])
+        self.exact = self.loop.load_state(state["loop"])
+        self.metrics = dict(state["metrics"])
+        load_global_rng_state(state["random"])
+        self.writer.truncate_after(self.counters.steps)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the run needs to go on."""
+        return {
+            "learner": self.parts.learner.state(),
+            "loop": self.loop.state(),
+            "counters": self.counters.state(),
+            "metrics": {name: float(value) for name, value in self.metrics.items()},
+            "random": global_rng_state(),
+        }
+
+    def run(self) -> str:
+        """Train until the run's steps are done, its return is reached, or someone interrupts."""
+        counters = self.counters
+        with self.interrupt.listening():
+            while counters.steps < self.config.steps and self.interrupt.at is None:
+                before = counters.steps
+                if not self._iterate():
+                    break
+                if self._crossed(before, self.config.log_every) or counters.steps >= self.config.steps:
+                    self._log()
+                if self._crossed(before, self.config.evaluate_every):
+                    self._evaluate()
+                if self._crossed(before, self.config.checkpoint_every):
+                    self._save()
+                self._show()
+                if self._solved():
+                    self.observer.message(f"mean return {np.mean(counters.returns):.1f} reached: stopping")
+                    break
+            if counters.steps < self.config.steps and self.interrupt.at is None:
+                self._log()
+            self._save()
+            self._show(force=True)
+        return "interrupted" if self.interrupt.at is not None else "done"
+
+    def _iterate(self) -> bool:
+        counters = self.counters
+        fraction = min(counters.steps / self.config.steps, 1.0)
+        try:
+            steps, self.metrics = self.loop.iterate(counters.steps, fraction, self.interrupt)
+        except Interrupted:
+            return False
+        counters.steps += steps
+        for episode in self.loop.finished_episodes():
+            counters.episodes += 1
+            counters.returns.append(episode.episode_return)
+            counters.lengths.append(episode.length)
+        counters.elapsed = self._before + time.perf_counter() - self._began
+        return True
+
+    def _crossed(self, before: int, every: int) -> bool:
+        return every > 0 and before // every < self.counters.steps // every
+
+    def _solved(self) -> bool:
+        target = self.config.stop_at_return
+        returns = self.counters.returns
+        return target is not None and len(returns) == RECENT and float(np.mean(returns)) >= target
+
+    def _log(self) -> None:
+        counters = self.counters
+        values = {
+            "frames": float(counters.steps * self.parts.spec.action_repeat),
+            "updates": float(self.parts.learner.version),
+            "episodes": float(counters.episodes),
+            "learning_rate": self.parts.learner.learning_rate,
+        }
+        if counters.returns:
+            returns = np.asarray(counters.returns)
+            values |= {"return/mean": returns.mean(), "return/min": returns.min(), "return/max": returns.max()}
+            values["length/mean"] = float(np.mean(counters.lengths))
+        losses = {f"loss/{name}": float(value) for name, value in self.metrics.items()}
+        broken = [name for name, value in losses.items() if not np.isfinite(value)]
+        if broken:
+            raise RunError(
+                f"{broken[0]} is not finite after {counters.steps} agent steps: lower learner.learning_rate "
+                f"(now {self.parts.learner.learning_rate:g}) or set learner.max_grad_norm; the last checkpoint is whole"
+            )
+        self.writer.write(counters.steps, values | losses | self._timing())
+        mean = values.get("return/mean")
+        if mean is not None and len(counters.returns) >= min(RECENT, 20) and mean > counters.best:
+            counters.best = float(mean)
+            self._best_due = True
+
+    def _timing(self) -> dict[str, float]:
+        elapsed = time.perf_counter() - self._began
+        steps, updates = self._rate()
+        values = {
+            "time/elapsed": self.counters.elapsed,
+            "time/steps_per_second": steps,
+            "time/frames_per_second": steps * self.parts.spec.action_repeat,
+            "time/updates_per_second": updates,
+        }
+        then, before = self._last_clock
+        clock = self.loop.clock
+        self._last_clock = (elapsed, dict(clock))
+        return values | {f"time/{name}": share for name, share in _shares(clock, before, elapsed - then).items()}
+
+    def _rate(self) -> tuple[float, float]:
+        now, steps, updates = time.perf_counter(), self.counters.steps, self.parts.learner.version
+        self._rates.append((now, steps, updates))
+        while len(self._rates) > 2 and now - self._rates[0][0] > WINDOW:
+            self._rates.popleft()
+        then, old_steps, old_updates = self._rates[0]
+        seconds = now - then
+        if seconds <= 0:
+            return 0.0, 0.0
+        return (steps - old_steps) / seconds, (updates - old_updates) / seconds
+
+    def _evaluate(self) -> None:
+        parts = self.parts
+        seed = self.config.seed + 1_000_000
+        episodes = evaluate(
+            parts.experiment, parts.algorithm, parts.acting.network, self.config.evaluate_episodes, seed
+        )
+        returns = [episode.episode_return for episode in episodes]
+        values = {"evaluation/return": np.mean(returns), "evaluation/min": min(returns), "evaluation/max": max(returns)}
+        self.writer.write(self.counters.steps, {name: float(value) for name, value in values.items()})
+
+    def _save(self) -> None:
+        state = self.state()
+        self.writer.sync()
+        if self._best_due:
+            save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=self.config.keep, best=True)
+            self._best_due = False
+        save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=self.config.keep)
+
+    def _show(self, *, force: bool = False) -> None:
+        now = time.perf_counter()
+        if not force and now - self._shown < SHOW_EVERY:
+            return
+        self._shown = now
+        counters, parts = self.counters, self.parts
+        steps, updates = self._rate()
+        self.observer.update(
+            Progress(
+                steps=counters.steps,
+                total_steps=self.config.steps,
+                frames=counters.steps * parts.spec.action_repeat,
+                updates=parts.learner.version,
+                episodes=counters.episodes,
+                elapsed=counters.elapsed,
+                steps_per_second=steps,
+                updates_per_second=updates,
+                action_repeat=parts.spec.action_repeat,
+                returns=list(counters.returns),
+                lengths=list(counters.lengths),
+                shares=_shares(self.loop.clock, {}, now - self._began),
+                metrics={name: float(value) for name, value in self.metrics.items()},
+                events=self.loop.events(),
+            )
+        )
+
+    def close(self) -> None:
+        """Close environments, files and threads. Safe to call twice."""
+        self.loop.close()
+        self.writer.close()
+        self.parts.close()
+
+
+def _shares(clock: dict[str, float], before: dict[str, float], seconds: float) -> dict[str, float]:
+    seconds = max(seconds, 1e-9)
+    shares = {name: min(max((value - before.get(name, 0.0)) / seconds, 0.0), 1.0) for name, value in clock.items()}
+    return shares | {"other": max(1.0 - sum(shares.values()), 0.0)}
+
+
+def rules(parts: Parts) -> Sequence[str]:
+    """The run's rules, one plain sentence each: what is bootstrapped, clipped, normalised, seeded."""
+    experiment = parts.experiment
+    learner, sampler = experiment.learner, experiment.sampler
+    reward = {
+        "raw": "rewards are learned from as they are",
+        "clip": "rewards are clipped to [-1, 1] for learning; returns shown are raw",
+        "normalize": "rewards are divided by the returns' running deviation; returns shown are raw",
+    }[learner.reward]
+    observed = "normalised by running mean and deviation" if experiment.network.normalize_observation else "not normalised"
+    return [
+        *parts.spec.rules,
+        f"one agent step is {parts.spec.action_repeat} frame{'s' if parts.spec.action_repeat > 1 else ''}",
+        "truncated episodes bootstrap from their final observation; terminated ones do not",
+        reward,
+        f"observations are {observed}",
+        f"{learner.precision} on {learner.device}, {learner.threads} gradient shard(s), "
+        f"{sampler.num_envs} environments in {sampler.shards} actor thread(s)",
+        f"seed {experiment.run.seed}: environment i is seeded with seed + i",
+    ]
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Our threads are our parallelism: torch's own would fight them for the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train(
+    experiment: Experiment,
+    folder: RunFolder,
+    observer: Observer,
+    restored: dict[str, Any] | None = None,
+    prepare: Callable[[RunFolder, Parts], None] = lambda folder, parts: None,
+) -> Training:
+    """Assemble, ``prepare`` the folder, train; the returned training is closed and holds counters and parts."""
+    with one_thread_each():
+        parts = assemble(experiment)
+        training: Training | None = None
+        reason = "failed"
+        try:
+            prepare(folder, parts)
+            training = Training(parts, folder, observer, restored)
+            observer.start(folder.name, str(folder.path), rules(parts))
+            if not training.exact:
+                observer.message("resumed: everything but the episodes in progress is restored; those begin anew")
+            reason = training.run()
+            return training
+        finally:
+            observer.stop(reason)
+            if training is not None:
+                training.close()
+            parts.close()
