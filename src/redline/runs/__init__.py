@@ -1,0 +1,1 @@
+"""What a run writes: its folder, checkpoints and metrics, and the random states and provenance they record."""
