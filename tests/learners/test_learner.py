@@ -1,0 +1,132 @@
+"""Gradients of shards equal those of their union; clipping comes after averaging; states come back bit for bit."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from redline.learners.config import LearnerConfig
+from redline.learners.flat import Snapshot, flatten_parameters
+from redline.learners.learner import Learner
+from redline.runtime.pool import Pool
+
+CONFIG = LearnerConfig(device="cpu", precision="fp32", learning_rate=1e-2, max_grad_norm=None)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 1))
+
+
+def learner(config: LearnerConfig = CONFIG, **options: Any) -> Learner:
+    return Learner(network(), config, seed=0, num_envs=1, gamma=0.99, **options)
+
+
+def loss(model: Any, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    x, y = batch
+    error = (model(x)[:, 0] - y).square().mean()
+    return error, {"error": error.detach()}
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(12, 2, 6, 6), torch.randn(12)
+
+
+@pytest.mark.parametrize("sizes", [(6, 6), (9, 3), (4, 4, 4)])
+def test_shards_equal_one_step_on_the_union_batch(data: tuple[Tensor, Tensor], sizes: tuple[int, ...]) -> None:
+    # systems.md section 3 check 1 and section 10 check 1, uneven shards weighted by count.
+    x, y = data
+    whole = learner()
+    pool = Pool(len(sizes))
+    parts = learner(replace(CONFIG, threads=len(sizes)), parallel=pool)
+    pieces = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    for _ in range(5):
+        whole.step(loss, [(x, y)])
+        metrics = parts.step(loss, pieces, [n / 12 for n in sizes])
+    torch.testing.assert_close(parts.flat, whole.flat, atol=1e-6, rtol=0)
+    assert parts.version == whole.version == 5
+    assert float(metrics["error"]) < 10
+    pool.close()
+
+
+def test_clipping_comes_after_averaging() -> None:
+    # systems.md section 3 check 4: gradients [10, 0] and [0, 0], clip norm 1 -> [1, 0], not [0.5, 0].
+    config = replace(CONFIG, optimizer="rmsprop", threads=2, max_grad_norm=1.0)
+    model = nn.Linear(2, 1, bias=False)
+    made = Learner(model, config, seed=0, num_envs=1, gamma=0.99)
+    rows = [torch.tensor([[10.0, 0.0]]), torch.tensor([[0.0, 0.0]])]
+    metrics = made.step(lambda net, x: (net(x).sum(), {}), rows)
+    assert float(metrics["gradient_norm"]) == pytest.approx(5.0)
+    torch.testing.assert_close(made.gradient, torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
+
+
+def test_matches_the_ordinary_optimiser(data: tuple[Tensor, Tensor]) -> None:
+    config = replace(CONFIG, max_grad_norm=0.1)
+    made, plain = learner(config), network()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=config.learning_rate, eps=config.epsilon)
+    for _ in range(10):
+        made.step(loss, [data])
+        optimizer.zero_grad()
+        loss(plain, data)[0].backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
+        optimizer.step()
+    for mine, theirs in zip(made.network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_restored_learner_goes_on_bit_for_bit(data: tuple[Tensor, Tensor], optimizer: Any, threads: int) -> None:
+    config = replace(CONFIG, optimizer=optimizer, threads=threads)
+    x, y = data
+    parts = list(zip(x.tensor_split(threads), y.tensor_split(threads), strict=True))
+    first = learner(config)
+    for _ in range(3):
+        first.step(loss, parts)
+    second = learner(config)
+    second.load_state(copy.deepcopy(first.state()))
+    for _ in range(3):
+        first.step(loss, parts)
+        second.step(loss, parts)
+    assert torch.equal(first.flat, second.flat)
+    assert torch.equal(torch.randperm(9, generator=first.generator), torch.randperm(9, generator=second.generator))
+
+
+def test_the_target_changes_only_when_copied(data: tuple[Tensor, Tensor]) -> None:
+    made = learner()
+    made.make_target()
+    before = made._target.own.clone()
+    made.step(loss, [data])
+    assert torch.equal(made._target.own, before)
+    made.copy_target()
+    assert torch.equal(made._target.own, made.flat)
+    torch.testing.assert_close(made.target(data[0]), made.network(data[0]))
+
+
+def test_a_bf16_snapshot_follows_only_on_load(data: tuple[Tensor, Tensor]) -> None:
+    model = network()
+    flat = flatten_parameters(model)
+    shared = Snapshot(model, flat, torch.float32, share=True)
+    rounded = Snapshot(model, flat, torch.bfloat16, share=True)
+    with torch.no_grad():
+        flat.mul_(2.0)
+    assert torch.equal(shared.network(data[0]), model(data[0]))
+    assert not torch.equal(rounded.own, flat.bfloat16())
+    rounded.load()
+    assert torch.equal(rounded.own, flat.bfloat16())
+    assert not any(p.requires_grad for p in shared.network.parameters())
+
+
+def test_annealing_reaches_zero() -> None:
+    made = learner(replace(CONFIG, anneal=True))
+    made.set_progress(0.25)
+    assert made.learning_rate == pytest.approx(0.75e-2)
+    made.set_progress(1.0)
+    assert made.learning_rate == 0.0
