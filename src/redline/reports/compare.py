@@ -1,0 +1,143 @@
+"""One page for several runs: median and range over the seeds of each recipe and environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from redline.reports.curves import Line, chart
+from redline.reports.html import save_page, steps_per_second
+from redline.reports.load import Record, load_run
+from redline.reports.page import page
+from redline.reports.parts import header, plain, table, tiles
+from redline.reports.scales import NONE, duration, short
+from redline.types import UserError
+
+_COLORS = ("c1", "c2", "c3", "c4", "c5", "c6")
+_POINTS = 200  # where the median is taken
+
+
+def compare_report(run_folders: Sequence[Path | str], path: Path | str | None = None) -> Path:
+    """Write one page comparing runs and return its path.
+
+    Runs of the same recipe and environment are taken for seeds of one another: their median and range are drawn.
+
+    Args:
+      path: where to write; ``comparison.html`` beside the runs if None.
+
+    Raises:
+      UserError: no runs were given, or one does not exist.
+      RunError: the page cannot be written.
+    """
+    if not run_folders:
+        raise UserError("there is nothing to compare: name one run or more")
+    records = [load_run(folder) for folder in run_folders]
+    if path is None:
+        path = (
+            Path(os.path.commonpath([record.path.resolve().parent for record in records])) / "comparison.html"
+        )
+    return save_page(Path(path), render_comparison(records))
+
+
+def render_comparison(records: Sequence[Record]) -> str:
+    """The page of several runs."""
+    groups = _grouped(records)
+    environments = sorted({record.environment for record in records if record.environment})
+    title = " and ".join(environments) or "Comparison"
+    meta = [
+        f"{len(records)} run{'s' if len(records) > 1 else ''}",
+        f"{len(groups)} recipe{'s' if len(groups) > 1 else ''}",
+    ]
+    by_steps = [line for group in _drawn(groups, by_time=False) for line in group]
+    by_time = [line for group in _drawn(groups, by_time=True) for line in group]
+    note = "median return; shaded: range over runs; thin: single runs"
+    body = [
+        header(title, meta),
+        tiles(_figures(groups)),
+        f'<div class="hero">{chart("Learning curves", by_steps, note=note)}</div>',
+        f'<div class="hero">{chart("Return over time", by_time, x_name="seconds", note=note)}</div>',
+        "<h2>Runs</h2>",
+        table(
+            ("run", "recipe", "seed", "final return", "best return", "agent steps", "wall clock", "steps/s"),
+            [_row(record) for group in groups.values() for record in group],
+        ),
+    ]
+    return page(f"{title} · Redline", "\n".join(body))
+
+
+def median_and_range(
+    curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = _POINTS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Median, lowest and highest of several curves (x f64[N], y f64[N]) at ``points`` places that all of them reach.
+
+    Returns:
+      x, median, low, high, each f64[points]; empty where the curves have no stretch in common.
+    """
+    curves = [(x, y) for x, y in curves if len(x)]
+    start = max((x[0] for x, _ in curves), default=0.0)
+    end = min((x[-1] for x, _ in curves), default=0.0)
+    if not curves or end < start:
+        empty = np.empty(0)
+        return empty, empty, empty, empty
+    grid = np.linspace(start, end, points if end > start else 1)
+    values = np.stack([np.interp(grid, x, y) for x, y in curves])
+    return grid, np.median(values, 0), values.min(0), values.max(0)
+
+
+def _grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
+    several = len({record.environment for record in records}) > 1
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        parts = (record.recipe, record.environment if several else "")
+        groups.setdefault(" · ".join(part for part in parts if part) or "runs", []).append(record)
+    return groups
+
+
+def _drawn(groups: dict[str, list[Record]], *, by_time: bool) -> list[list[Line]]:
+    drawn = []
+    for index, (name, records) in enumerate(groups.items()):
+        color = _COLORS[index % len(_COLORS)]
+        curves = [_curve(record, by_time) for record in records]
+        x, median, low, high = median_and_range(curves)
+        label = f"{name} ({len(records)})" if len(records) > 1 else name
+        lines = [Line(name, *curve, color, faint=True) for curve in curves] if len(records) > 1 else []
+        drawn.append([*lines, Line(label, x, median, color, low, high)])
+    return drawn
+
+
+def _curve(record: Record, by_time: bool) -> tuple[np.ndarray, np.ndarray]:
+    if not by_time:
+        return record.series("return/mean")
+    lines = [line for line in record.lines if "return/mean" in line and "time/elapsed" in line]
+    time = np.array([line["time/elapsed"] for line in lines], np.float64)
+    return np.maximum.accumulate(time), np.array([line["return/mean"] for line in lines], np.float64)
+
+
+def _figures(groups: dict[str, list[Record]]) -> list[tuple[str, str, str]]:
+    figures = []
+    for name, records in groups.items():
+        finals = [final for record in records if (final := record.last("return/mean")) is not None]
+        median = short(float(np.median(finals))) if finals else NONE
+        span = (
+            f"from {short(min(finals))} to {short(max(finals))}, {len(finals)} runs"
+            if len(finals) > 1
+            else ""
+        )
+        figures.append((f"{name}: final return", median, f"median; {span}" if span else ""))
+    return figures
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    return (
+        record.name,
+        record.recipe or NONE,
+        plain(record.setting("run", "seed")),
+        short(record.last("return/mean")),
+        short(record.best("return/mean")),
+        short(record.lines[-1]["step"] if record.lines else None),
+        duration(record.last("time/elapsed")),
+        short(steps_per_second(record)),
+    )

@@ -1,0 +1,222 @@
+"""``report.html``: everything about one run on one page that can be sent to anyone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redline.reports.curves import Line, areas, bar, chart
+from redline.reports.load import Record, load_run, newest_video
+from redline.reports.page import page
+from redline.reports.parts import bullet_card, fact_card, film, header, settings, tiles
+from redline.reports.scales import duration, short
+from redline.reports.summary import bottleneck
+from redline.types import RunError
+
+SHARES = {"stepping": "c2", "acting": "c3", "learning": "c1", "other": "c0"}
+REPORT = "report.html"
+
+
+def write_report(run_folder: Path | str) -> Path:
+    """Write ``report.html`` into a run's folder from what is there, however little, and return its path.
+
+    Raises:
+      UserError: there is no such folder.
+      RunError: the page cannot be written.
+    """
+    record = load_run(run_folder)
+    return save_page(record.path / REPORT, render(record))
+
+
+def render(record: Record) -> str:
+    """The page of one run."""
+    clip = film(newest_video(record.path), record.path)
+    body = [
+        header(record.name, _meta(record)),
+        tiles(_figures(record)),
+        _bottleneck(record),
+        f'<div class="hero{" filmed" if clip else ""}">{learning_curve(record)}{clip}</div>',
+        f'<div class="two">{_throughput(record)}{_time_shares(record)}</div>',
+        _losses(record),
+        f'<div class="two">{_rules(record)}{_events(record)}{_provenance(record)}</div>',
+    ]
+    if record.config:
+        body += ["<h2>Configuration</h2>", settings(record.config)]
+    return page(f"{record.name} · Redline", "\n".join(part for part in body if part))
+
+
+def save_page(path: Path, content: str) -> Path:
+    """Write a page in one go: a browser never sees half of it. Raises RunError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            temporary.write_text(content, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def learning_curve(record: Record) -> str:
+    """Mean return with the range of single episodes, and evaluations where there were any."""
+    lines = []
+    steps, mean = record.series("return/mean")
+    low, high = record.series("return/min")[1], record.series("return/max")[1]
+    whole = len(low) == len(high) == len(mean)
+    if len(steps):
+        lines.append(
+            Line("mean of 100 episodes", steps, mean, "c1", low if whole else None, high if whole else None)
+        )
+    steps, values = record.series("evaluation/return")
+    if len(steps):
+        lines.append(Line("evaluation", steps, values, "c2", dots=len(steps) <= 60))
+    note = "return; shaded: single episodes, lowest to highest" if whole and len(low) else "return"
+    return chart("Learning curve", lines, note=note)
+
+
+def time_shares(record: Record) -> dict[str, float]:
+    """Share of the run's wall clock in each part, 0..1, over all lines that say so; empty where none does."""
+    steps, columns, _ = _share_columns(record)
+    if not len(steps):
+        return {}
+    elapsed = np.array([line["time/elapsed"] for line in record.lines if _has_shares(line)])
+    # A line speaks for the time since the one before. Where the clock began anew, its own reading is that time.
+    spent = np.diff(elapsed, prepend=0.0)
+    spent = np.where(spent > 0, spent, np.maximum(elapsed, 1e-9))
+    return {name: float(np.average(column, weights=spent)) for name, column in columns.items()}
+
+
+def steps_per_second(record: Record) -> float | None:
+    """Agent steps a second over the whole run, or None."""
+    elapsed, line = record.last("time/elapsed"), record.lines[-1] if record.lines else None
+    return line["step"] / elapsed if line and elapsed else None
+
+
+def _meta(record: Record) -> list[str]:
+    commit = _mapping(record.about.get("provenance")).get("commit")
+    seed = record.setting("run", "seed")
+    return [
+        record.environment,
+        record.recipe,
+        f"seed {seed}" if seed is not None else "",
+        f"commit {commit}" if commit else "",
+    ]
+
+
+def _figures(record: Record) -> list[tuple[str, str, str]]:
+    steps = record.lines[-1]["step"] if record.lines else None
+    elapsed = record.last("time/elapsed")
+    rate = steps_per_second(record)
+    low, high = record.last("return/min"), record.last("return/max")
+    repeat = record.last("frames")
+    frames_rate = rate * repeat / steps if rate and repeat and steps else None
+    total = record.setting("run", "steps")
+    figures = [
+        ("Final return", short(record.last("return/mean")), _range(low, high)),
+        ("Best return", short(record.best("return/mean")), "best mean of 100 episodes"),
+        ("Agent steps", short(steps), f"of {short(float(total))}" if isinstance(total, (int, float)) else ""),
+        ("Frames", short(record.last("frames")), f"{short(record.last('episodes'))} episodes"),
+        ("Wall clock", duration(elapsed), f"{short(record.last('updates'))} updates"),
+        ("Agent steps/s", short(rate), f"{short(frames_rate)} frames/s" if frames_rate else ""),
+    ]
+    evaluated = record.last("evaluation/return")
+    if evaluated is not None:
+        span = _range(record.last("evaluation/min"), record.last("evaluation/max"))
+        figures.insert(1, ("Last evaluation", short(evaluated), span))
+    return figures
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return f"from {short(low)} to {short(high)}" if low is not None and high is not None else ""
+
+
+def _bottleneck(record: Record) -> str:
+    shares = time_shares(record)
+    if not shares:
+        return ""
+    plan = _mapping(record.about.get("plan"))
+    sentence = bottleneck(
+        shares,
+        device=str(plan.get("device") or record.setting("learner", "device", default="cpu")),
+        epochs=record.setting("algorithm", "epochs"),
+        num_envs=plan.get("num_envs") or record.setting("sampler", "num_envs"),
+    )
+    return f'<section class="card say"><p>{sentence}</p>{bar(shares, SHARES)}</section>'
+
+
+def _throughput(record: Record) -> str:
+    steps, rate = record.series("time/steps_per_second")
+    lines = [Line("agent steps/s", steps, rate, "c2")]
+    frame_steps, frames = record.series("time/frames_per_second")
+    note = "agent steps a second"
+    if len(frames) == len(rate) and len(rate) and not np.allclose(frames, rate):
+        lines.append(Line("frames/s", frame_steps, frames, "c4"))
+        note = "a second"
+    return chart("Throughput", lines, note=note, from_zero=True)
+
+
+def _time_shares(record: Record) -> str:
+    steps, columns, colors = _share_columns(record)
+    return areas("Where the time goes", steps, columns, colors, note="share of the wall clock")
+
+
+def _has_shares(line: Mapping[str, float]) -> bool:
+    return "time/elapsed" in line and all(f"time/{name}" in line for name in SHARES)
+
+
+def _share_columns(record: Record) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
+    lines = [line for line in record.lines if _has_shares(line)]
+    columns = {name: np.array([line[f"time/{name}"] for line in lines]) for name in SHARES}
+    return np.array([line["step"] for line in lines]), columns, SHARES
+
+
+def _losses(record: Record) -> str:
+    names = [name for name in record.names() if name.startswith("loss/")]
+    names += [name for name in ("length/mean", "learning_rate") if name in record.names()]
+    if not names:
+        return ""
+    titles = {"length/mean": "episode length", "learning_rate": "learning rate"}
+    charts = [
+        chart(
+            titles.get(name, name.removeprefix("loss/").replace("_", " ")),
+            [Line(name, *record.series(name), "c5" if name in titles else "c2")],
+            robust=True,
+            small=True,
+        )
+        for name in names
+    ]
+    return f'<h2>Losses and diagnostics</h2><div class="grid">{"".join(charts)}</div>'
+
+
+def _rules(record: Record) -> str:
+    rules = record.about.get("rules")
+    return bullet_card("Rules of this run", [str(rule) for rule in rules] if isinstance(rules, list) else [])
+
+
+def _events(record: Record) -> str:
+    counts = {name: record.last(name) for name in record.names() if name.startswith("events/")}
+    happened = {name.removeprefix("events/"): short(count) for name, count in counts.items() if count}
+    if not happened:
+        return bullet_card("Events", ["nothing went wrong that had to be mended"] if counts else [])
+    return fact_card("Events", happened)
+
+
+def _provenance(record: Record) -> str:
+    facts: dict[str, Any] = {}
+    for name, value in _mapping(record.about.get("provenance")).items():
+        facts |= value if isinstance(value, dict) else {name: value}
+    facts |= {name.replace("_", " "): value for name, value in _mapping(record.about.get("plan")).items()}
+    renamed = {"memory_gib": "memory (GiB)"}
+    return fact_card(
+        "Where this comes from", {renamed.get(name, name): value for name, value in facts.items()}
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
