@@ -179,6 +179,8 @@ def test_override_keeps_functions_given_from_python() -> None:
         ("algorithm.xyz=1", "unknown key 'algorithm.xyz': valid: algorithm.anneal, algorithm.clip, "),
         ("algorithm.epoch=1", "unknown key 'algorithm.epoch': did you mean 'algorithm.epochs'?"),
         ("algoritm.epochs=1", "unknown key 'algoritm.epochs': did you mean 'algorithm.epochs'?"),
+        ("network.epochs=1", "unknown key 'network.epochs': did you mean 'algorithm.epochs'?"),
+        ("network.double=1", "unknown key 'network.double': valid: network.activation, network.hidden, "),
         ("epochs=1", "unknown key 'epochs': did you mean 'algorithm.epochs'?"),
         ("learnin_rate=1", "unknown key 'learnin_rate': did you mean 'algorithm.learning_rate'?"),
         ("xyz=1", "unknown key 'xyz': valid: algorithm, environment, network, recipe, replay"),

@@ -71,8 +71,7 @@ def override(config: Config, settings: Sequence[str]) -> Config:
         keys = [part.strip() for part in key.split(".")]
         if not equals or not all(keys):
             raise UserError(f"cannot read setting '{setting}': write key=value, such as algorithm.gamma=0.99")
-        if keys[0] not in data:
-            raise UserError(f"unknown key '{key}': {_suggest_key(key, data)}")
+        _refuse_unknown(keys, data)
         _assign(data, keys, Typed(text.strip()))
     return from_dict(type(config), data)
 
@@ -176,17 +175,26 @@ def _merge(group: _Group, changes: Mapping[str, Any]) -> _Group:
     return merged
 
 
-def _suggest_key(key: str, data: _Group) -> str:
-    """Look for the key everywhere: ``gamma`` and ``ppo.gamma`` both mean ``algorithm.gamma``."""
-    paths = list(_leaves(data, ""))
-    near = difflib.get_close_matches(key, paths, n=1, cutoff=0.7)
-    last = key.rpartition(".")[2]
-    same = [path for path in paths if path.rpartition(".")[2] == last]
-    by_last = difflib.get_close_matches(last, [path.rpartition(".")[2] for path in paths], n=1, cutoff=0.7)
-    same = same or [path for path in paths if by_last and path.rpartition(".")[2] == by_last[0]]
-    if same or near:
-        return f"did you mean '{(same or near)[0]}'?"
-    return suggest(key, data)
+def _refuse_unknown(keys: list[str], data: _Group) -> None:
+    """Names are looked for everywhere: ``gamma`` and ``learner.gamma`` both mean ``algorithm.gamma``."""
+    here: Any = data
+    for key in keys:
+        if not isinstance(here, _Group):
+            return
+        if key not in here:
+            break
+        here = here[key]
+    else:
+        return
+    path, last, paths = ".".join(keys), keys[-1], list(_leaves(data, ""))
+    ends = [known.rpartition(".")[2] for known in paths]
+    similar = difflib.get_close_matches(path, paths, n=1, cutoff=0.8)
+    ending = difflib.get_close_matches(last, ends, n=1, cutoff=0.7)
+    if last in ends or (ending and not similar):
+        similar = [paths[ends.index(last if last in ends else ending[0])]]
+    prefix = path[: -len(last)] if isinstance(here, _Group) and here is not data else ""
+    tail = f"did you mean '{similar[0]}'?" if similar else suggest(last, here, prefix)
+    raise UserError(f"unknown key '{path}': {tail}")
 
 
 def _leaves(data: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -64,9 +64,10 @@ def build(cls: Any, data: Any, path: str) -> Any:
         return cls(**values)
     except (ValueError, UserError) as error:
         text = one_line(error)
+        if not path or text.startswith(at):
+            raise UserError(text) from None
         names_field = text.split(" ")[0].strip("'\"`:,") in known
-        prefix = at if names_field else (f"{path}: " if path else "")
-        raise UserError(prefix + text) from None
+        raise UserError(f"{at if names_field else path + ': '}{text}") from None
 
 
 def convert(annotation: Any, value: Any, path: str) -> Any:
