@@ -40,7 +40,7 @@ bench: $(READY)  ## the machine's ceiling and Redline beside it
 	@$(BIN)/redline bench $(ARGS)
 
 docs: $(DOCS)  ## the documentation, into site/; any warning is an error
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html is the first page"
 
 clean:  ## everything built or cached, .venv too; runs/ stays

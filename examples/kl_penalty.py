@@ -1,0 +1,134 @@
+"""PPO with a KL penalty in place of clipping (Schulman et al. 2017, section 4, beta fixed): an algorithm in one file.
+
+Used in docs/guide/new-algorithm.md. To train it:
+
+>>> import redline
+>>> import examples.kl_penalty  # its last lines make algorithm and recipe known
+>>> redline.train("CartPole-v1", recipe="kl_penalty")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redline.actors.config import SamplerConfig
+from redline.algorithms import on_policy
+from redline.algorithms.on_policy import Samples
+from redline.learners.config import LearnerConfig
+from redline.networks.config import NetworkConfig
+from redline.ops import distributions
+from redline.ops.policy import approximate_kl, normalize_advantage, value_loss
+from redline.ops.returns import episode_ends, gae
+from redline.recipes import RECIPES
+from redline.runtime.experiment import ALGORITHMS, Experiment, RunConfig
+from redline.types import ActInput, Metrics, Spec, Tree, Unroll
+
+
+# --8<-- [start:config]
+@dataclass(frozen=True)
+class KLPenaltyConfig:
+    """The algorithm's numbers: what ``--set algorithm.beta=3`` changes and ``config.yaml`` keeps."""
+
+    unroll: int = 32  # agent steps of each environment between updates
+    epochs: int = 10
+    beta: float = 1.0  # weight of KL(old, new)
+    gamma: float = 0.98
+    gae_lambda: float = 0.8
+    value_cost: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise ValueError(f"beta must be 0 or more, got {self.beta}")
+
+
+# --8<-- [end:config]
+
+
+# --8<-- [start:act]
+class KLPenalty:
+    """Act, loss, update."""
+
+    name = "kl_penalty"
+    network_kind = "actor_critic"
+
+    def __init__(self, config: KLPenaltyConfig, spec: Spec) -> None:
+        self.config = config
+        self.distribution = distributions.make(spec.action)
+        self.to_environment = self.distribution.to_environment
+
+    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """What to remember of each action beside the action itself."""
+        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
+
+    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
+        """Actions for observations [B, ...]: record {action, log_prob, value} and the next recurrent state."""
+        return on_policy.act(network, self.distribution, x)
+
+    def value(self, network: Any, x: ActInput) -> Tensor:
+        """f32[B] state values, for bootstrapping."""
+        return on_policy.value(network, x)
+
+    # --8<-- [end:act]
+
+    # --8<-- [start:loss]
+    def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
+        """-mean(ratio A) + beta KL(old, new) + value_cost (V - target)^2 / 2, for samples [T, N]."""
+        output, _ = network(batch.observation, batch.state, batch.reset)
+        log_prob = self.distribution.log_prob(output.policy.float(), batch.action, batch.action_mask)
+        log_ratio = log_prob - batch.log_prob
+        ratio = log_ratio.exp()
+        kl = (ratio - 1 - log_ratio).mean()  # unbiased and never negative
+        policy_loss = -(ratio * batch.advantage).mean()
+        error = value_loss(output.value.float(), batch.target).mean()
+        metrics: Metrics = {
+            "policy_loss": policy_loss.detach(),
+            "kl": approximate_kl(log_prob, batch.log_prob),
+        }
+        return policy_loss + self.config.beta * kl + self.config.value_cost * error, metrics
+
+    # --8<-- [end:loss]
+
+    # --8<-- [start:update]
+    def update(self, learner: Any, unroll: Unroll, fraction: float) -> Metrics:
+        """Several optimiser steps on one unroll [T, B]; ``fraction`` of the run is done."""
+        ended = unroll.terminated | unroll.truncated
+        rewards = learner.rewards(unroll.reward, ended)
+        reward, discount = episode_ends(
+            rewards, unroll.terminated, unroll.truncated, unroll.final_value, self.config.gamma
+        )
+        advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
+        samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
+        samples.advantage = normalize_advantage(samples.advantage)
+        parts = learner.split(torch.arange(samples.columns, device=samples.action.device))
+        shares = [len(part) / samples.columns for part in parts]
+        metrics: Metrics = {}
+        for _ in range(self.config.epochs):
+            metrics = learner.step(
+                lambda network, part: self.loss(network, samples.take(part)), parts, shares
+            )
+        return metrics
+
+
+# --8<-- [end:update]
+
+
+# --8<-- [start:recipe]
+def kl_penalty() -> Experiment:
+    """KL-penalised policy optimisation for small tasks."""
+    return Experiment(
+        recipe="kl_penalty",
+        algorithm=KLPenaltyConfig(),  # type: ignore[arg-type]
+        network=NetworkConfig(hidden=(64, 64), activation="tanh"),
+        learner=LearnerConfig(learning_rate=1e-3),
+        sampler=SamplerConfig(num_envs=8),
+        run=RunConfig(steps=50_000),
+    )
+
+
+ALGORITHMS[KLPenaltyConfig] = KLPenalty  # type: ignore[index,assignment]
+RECIPES["kl_penalty"] = kl_penalty
+# --8<-- [end:recipe]
