@@ -1,7 +1,9 @@
-"""Columns: fixed-size rows of one array, in memory, in a memory-mapped file, or compressed.
+"""Columns: one array of every step of every environment, in memory, in a mapped file, or compressed.
 
-A column has ``rows`` rows and one more, the last, that is always zero: frame stacks that reach past an
-episode's start are gathered from it.
+A column has ``slots`` rows for each of B environments, an environment's rows side by side (row
+``environment * slots + slot``): the frames of a stack then lie next to each other, which makes drawing a third
+faster than time-major order. One row more, the last, is always zero: stacks that reach past an episode's start
+are gathered from it.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ import numpy as np
 
 from redline.types import RunError, UserError
 
+OTHER_FILES = "the checkpoint's replay is in memory-mapped files: set replay.memory_map to their folder"
+
 
 class Column(Protocol):
-    """``rows`` arrays of one shape and dtype."""
+    """Rows of one shape and dtype."""
 
     shape: tuple[int, ...]  # of one row
     dtype: np.dtype
 
-    def write(self, first: int, values: np.ndarray) -> None:
-        """Set rows ``first`` to ``first + len(values)``; values [M, *shape]."""
+    def write(self, slot: int, values: np.ndarray) -> None:
+        """Set one row of every environment; values [B, *shape]."""
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copy rows i64[M] into out [M, *shape] (contiguous)."""
@@ -34,7 +38,7 @@ class Column(Protocol):
         """Bytes taken, those reserved for rows not yet written included."""
 
     def state(self, used: int) -> dict[str, Any]:
-        """The first ``used`` rows, as views where possible: valid until the next write."""
+        """The first ``used`` slots, as views where possible: valid until the next write."""
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what ``state`` gave."""
@@ -43,95 +47,101 @@ class Column(Protocol):
 class ArrayColumn:
     """A column in one array: in memory, committed when first touched, or in a memory-mapped file."""
 
-    def __init__(self, rows: int, shape: tuple[int, ...], dtype: np.dtype, path: Path | None = None) -> None:
-        self.shape, self.dtype, self.mapped = shape, np.dtype(dtype), path is not None
-        full = (rows + 1, *shape)
+    def __init__(
+        self, num_envs: int, slots: int, shape: tuple[int, ...], dtype: np.dtype, path: Path | None = None
+    ) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        full = (num_envs * slots + 1, *shape)
+        self._file: np.memmap | None = None
         if path is None:
             size = int(np.prod(full, dtype=np.int64)) * self.dtype.itemsize
             try:
-                self.data = np.empty(full, self.dtype)
+                self._rows = np.empty(full, self.dtype)
             except MemoryError:
                 raise RunError(
                     f"replay needs {gib(size)} of memory for one array, which the system refuses"
                 ) from None
         else:
-            self.data = _map_file(path, full, self.dtype)
-        self.data[rows] = 0
+            self._rows = self._file = _map_file(path, full, self.dtype)
+        self._rows[-1] = 0
+        self._steps = self._rows[:-1].reshape(num_envs, slots, *shape).swapaxes(0, 1)  # [slots, B, *shape]
 
-    def write(self, first: int, values: np.ndarray) -> None:
-        self.data[first : first + len(values)] = values
+    def write(self, slot: int, values: np.ndarray) -> None:
+        self._steps[slot] = values
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
-        # mode="clip" (never needed: rows are in range) lets NumPy write into ``out`` without a buffer of its
-        # own.
-        np.take(self.data, rows, axis=0, out=out, mode="clip")
+        # Rows are in range; mode="clip" makes NumPy write into ``out`` without a buffer of its own.
+        np.take(self._rows, rows, axis=0, out=out, mode="clip")
 
     def nbytes(self) -> int:
-        return self.data.nbytes
+        return self._rows.nbytes
 
     def state(self, used: int) -> dict[str, Any]:
-        if self.mapped:
-            self.data.flush()  # type: ignore[attr-defined]
+        if self._file is not None:
+            self._file.flush()
             return {}
-        return {"rows": self.data[:used]}
+        return {"steps": self._steps[:used]}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if "rows" in state:
-            self.data[: len(state["rows"])] = state["rows"]
-        elif not self.mapped:
-            raise RunError(
-                "the checkpoint's replay is in memory-mapped files: set replay.memory_map to their folder"
-            )
+        if "steps" in state:
+            self._steps[: len(state["steps"])] = state["steps"]
+        elif self._file is None:
+            raise RunError(OTHER_FILES)
 
 
 class Lz4Column:
     """A column of rows compressed one by one (LZ4 block format): small, at some microseconds a row."""
 
-    def __init__(self, rows: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(self, num_envs: int, slots: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
+        self._num_envs, self._slots = num_envs, slots
         self._lz4 = _import_lz4()
         self._size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
-        self._data: list[bytes] = [b""] * rows
-        self._data.append(self._pack(np.zeros(shape, dtype)))
+        self._rows: list[bytes] = [b""] * (num_envs * slots)
+        self._rows.append(self._pack(np.zeros(shape, dtype)))
         self._stored = 0
 
     def _pack(self, row: np.ndarray) -> bytes:
         return self._lz4.compress(np.ascontiguousarray(row, self.dtype), store_size=False)
 
-    def write(self, first: int, values: np.ndarray) -> None:
-        for row, value in enumerate(values, first):
-            packed = self._pack(value)
-            self._stored += len(packed) - len(self._data[row])
-            self._data[row] = packed
+    def _set(self, row: int, packed: bytes) -> None:
+        self._stored += len(packed) - len(self._rows[row])
+        self._rows[row] = packed
+
+    def write(self, slot: int, values: np.ndarray) -> None:
+        for env, value in enumerate(values):
+            self._set(env * self._slots + slot, self._pack(value))
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         flat = out.reshape(len(rows), -1).view(np.uint8)
         for index, row in enumerate(rows.tolist()):
-            raw = self._lz4.decompress(self._data[row], uncompressed_size=self._size)
+            raw = self._lz4.decompress(self._rows[row], uncompressed_size=self._size)
             flat[index] = np.frombuffer(raw, np.uint8)
 
     def nbytes(self) -> int:
         per_object = 8 + 33 + 8  # pointer in the list, header of a bytes object, rounding by the allocator
-        return self._stored + per_object * len(self._data)
+        return self._stored + per_object * len(self._rows)
+
+    def _order(self, used: int) -> list[int]:
+        """Rows of the first ``used`` slots, environment by environment."""
+        return [env * self._slots + slot for env in range(self._num_envs) for slot in range(used)]
 
     def state(self, used: int) -> dict[str, Any]:
-        rows = self._data[:used]
-        lengths = np.fromiter((len(row) for row in rows), np.int64, used)
+        rows = [self._rows[row] for row in self._order(used)]
+        lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
         return {"lz4": np.frombuffer(b"".join(rows), np.uint8), "lengths": lengths}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if "rows" in state:
-            self.write(0, state["rows"])
+        if "steps" in state:
+            for slot, values in enumerate(state["steps"]):
+                self.write(slot, values)
             return
         if "lz4" not in state:
-            raise RunError(
-                "the checkpoint's replay is in memory-mapped files: set replay.memory_map to their folder"
-            )
-        ends = np.cumsum(np.asarray(state["lengths"])).tolist()
-        packed, first = np.asarray(state["lz4"]).tobytes(), 0
-        for row, end in enumerate(ends):
-            self._stored += end - first - len(self._data[row])
-            self._data[row] = packed[first:end]
+            raise RunError(OTHER_FILES)
+        packed, ends = np.asarray(state["lz4"]).data, np.cumsum(np.asarray(state["lengths"])).tolist()
+        first = 0
+        for row, end in zip(self._order(len(ends) // self._num_envs), ends, strict=True):
+            self._set(row, bytes(packed[first:end]))
             first = end
 
 
@@ -165,13 +175,13 @@ class Mark:
 
 
 def make_column(
-    rows: int, shape: tuple[int, ...], dtype: np.dtype, compression: str, path: Path | None
+    num_envs: int, slots: int, shape: tuple[int, ...], dtype: np.dtype, compression: str, path: Path | None
 ) -> Column:
     """The column that suits: compression is for pictures (uint8, over 1 KB), everything else stays plain."""
     pictures = np.dtype(dtype) == np.uint8 and int(np.prod(shape, dtype=np.int64)) > 1024
     if compression == "lz4" and pictures:
-        return Lz4Column(rows, shape, dtype)
-    return ArrayColumn(rows, shape, dtype, path)
+        return Lz4Column(num_envs, slots, shape, dtype)
+    return ArrayColumn(num_envs, slots, shape, dtype, path)
 
 
 def gib(size: float) -> str:

@@ -1,6 +1,6 @@
 """Observations in replay: plain ones whole; of a frame stack only the newest frame, the rest rebuilt.
 
-Positions are ``slot * num_envs + environment``, slots being rows of the ring. What the ring cannot hold,
+A place in the ring is a slot (its row) and an environment. What the ring cannot hold,
 because it belongs to no row, is kept beside it and is rare: the final observations of truncated episodes, and
 the older frames of a first observation where they are neither zero (ALE) nor copies of the newest
 (Gymnasium's ``FrameStackObservation``).
@@ -64,8 +64,8 @@ class Leaf(Protocol):
     def end(self, slot: int, env: int, last: np.ndarray, final: np.ndarray) -> None:
         """The episode of ``env`` was truncated after ``last``, its observation in this row, by ``final``."""
 
-    def gather(self, positions: np.ndarray, out: np.ndarray) -> None:
-        """The observations at positions i64[N] into out [N, ...]."""
+    def gather(self, slots: np.ndarray, envs: np.ndarray, out: np.ndarray) -> None:
+        """The observations in slots i64[N] of environments i64[N] into out [N, ...]."""
 
     def patch(self, slot: int, env: int, out: np.ndarray) -> None:
         """Turn ``out`` [1, ...], the observation in this row, into the final one that followed it."""
@@ -83,19 +83,19 @@ class Leaf(Protocol):
 class PlainLeaf:
     """Observations without a stack: rows of a column."""
 
-    def __init__(self, column: Column, num_envs: int) -> None:
-        self._column, self._num_envs = column, num_envs
+    def __init__(self, column: Column, num_slots: int) -> None:
+        self._column, self._num_slots = column, num_slots
         self._finals = Pool()
 
     def write(self, slot: int, values: np.ndarray, start: np.ndarray) -> None:
         self._finals.drop(slot)
-        self._column.write(slot * self._num_envs, values)
+        self._column.write(slot, values)
 
     def end(self, slot: int, env: int, last: np.ndarray, final: np.ndarray) -> None:
         self._finals.put(slot, env, np.asarray(final, self._column.dtype)[None])
 
-    def gather(self, positions: np.ndarray, out: np.ndarray) -> None:
-        self._column.gather(positions, out)
+    def gather(self, slots: np.ndarray, envs: np.ndarray, out: np.ndarray) -> None:
+        self._column.gather(envs * self._num_slots + slots, out)
 
     def patch(self, slot: int, env: int, out: np.ndarray) -> None:
         out[:] = self._finals.get(slot, env)
@@ -104,7 +104,7 @@ class PlainLeaf:
         return self._column.nbytes() + self._finals.nbytes()
 
     def state(self, used: int) -> dict[str, Any]:
-        return {"column": self._column.state(used * self._num_envs), "finals": self._finals.state()}
+        return {"column": self._column.state(used), "finals": self._finals.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._column.load_state(state["column"])
@@ -114,40 +114,40 @@ class PlainLeaf:
 class StackLeaf:
     """Stacks [k, ...] of frames, newest last: the column holds the newest frame of each observation."""
 
-    def __init__(self, column: Column, stack: int, slots: int, num_envs: int) -> None:
-        self._column, self._stack, self._num_envs = column, stack, num_envs
-        self._size = slots * num_envs
-        self._age = np.zeros(
-            self._size, np.uint8
-        )  # earlier observations of the same episode, at most stack - 1
-        self._fill = np.zeros(self._size, np.uint8)  # ZEROS, COPIES or KEPT; read where age is 0 only
+    def __init__(self, column: Column, stack: int, num_slots: int, num_envs: int) -> None:
+        self._column, self._stack = column, stack
+        self._num_slots, self._zeros = num_slots, num_slots * num_envs  # the column's row of zeros
+        self._age = np.zeros((num_slots, num_envs), np.uint8)  # earlier rows of the episode, up to stack - 1
+        self._fill = np.zeros((num_slots, num_envs), np.uint8)  # ZEROS, COPIES or KEPT, where age is 0
         self._newest = np.zeros((num_envs, *column.shape), column.dtype)  # of the row written last
         self._before, self._finals = Pool(), Pool()
-        self._back = np.arange(
-            stack - 1, -1, -1
-        )  # how many observations ago each frame of a stack was the newest
+        self._back = np.arange(stack - 1, -1, -1)  # how many rows ago each frame of a stack was the newest
 
     def write(self, slot: int, values: np.ndarray, start: np.ndarray) -> None:
+        starting = np.flatnonzero(start).tolist()
+        if len(starting) < len(start):
+            self._check_continues(values, start)
         self._before.drop(slot)
         self._finals.drop(slot)
-        first = slot * self._num_envs
-        age = self._age[first : first + self._num_envs]
-        if not start.all():
-            previous = (first - self._num_envs) % self._size
-            np.minimum(self._age[previous : previous + self._num_envs] + 1, self._stack - 1, out=age)
-            broken = (values[:, -2] != self._newest).reshape(len(start), -1).any(axis=1) & ~start
-            if broken.any():
-                env = int(np.flatnonzero(broken)[0])
-                raise UserError(
-                    f"environment {env} gave an observation that does not continue its stack of "
-                    f"{self._stack} frames: they must move one place to the front each step, newest last (or "
-                    "set frame_stack=1)"
-                )
-        for env in np.flatnonzero(start).tolist():
+        age = self._age[slot]
+        np.minimum(self._age[slot - 1] + 1, self._stack - 1, out=age)
+        for env in starting:
             age[env] = 0
-            self._fill[first + env] = self._filling(slot, env, values[env])
+            self._fill[slot, env] = self._filling(slot, env, values[env])
         np.copyto(self._newest, values[:, -1])
-        self._column.write(first, self._newest)
+        self._column.write(slot, self._newest)
+
+    def _check_continues(self, values: np.ndarray, start: np.ndarray) -> None:
+        same = values[:, -2] == self._newest
+        if same.all():
+            return
+        broken = ~same.reshape(len(start), -1).all(axis=1) & ~start
+        if broken.any():
+            env = int(np.flatnonzero(broken)[0])
+            raise UserError(
+                f"environment {env} gave an observation that does not continue its stack of {self._stack} "
+                "frames: they must move one place to the front each step, newest last (or set frame_stack=1)"
+            )
 
     def _filling(self, slot: int, env: int, stack: np.ndarray) -> int:
         older = stack[:-1]
@@ -162,20 +162,21 @@ class StackLeaf:
         continues = np.array_equal(final[:-1], last[1:])
         self._finals.put(slot, env, final[-1:] if continues else final)
 
-    def gather(self, positions: np.ndarray, out: np.ndarray) -> None:
-        age = self._age[positions][:, None]
-        rows = (positions[:, None] - np.minimum(self._back, age) * self._num_envs) % self._size
+    def gather(self, slots: np.ndarray, envs: np.ndarray, out: np.ndarray) -> None:
+        age = self._age[slots, envs][:, None]
+        first = (envs * self._num_slots)[:, None]
+        rows = first + (slots[:, None] - np.minimum(self._back, age)) % self._num_slots
         missing = self._back > age  # frames older than the episode
         kept: list[int] = []
         if missing.any():
-            fill = self._fill[rows[:, 0]]  # where a frame is missing, the oldest row is the episode's first
-            rows[missing & (fill == ZEROS)[:, None]] = self._size
+            begin = rows[:, 0] - first[:, 0]  # where a frame is missing, the slot of the episode's first row
+            fill = self._fill[begin, envs]
+            rows[missing & (fill == ZEROS)[:, None]] = self._zeros
             kept = np.flatnonzero(missing[:, 0] & (fill == KEPT)).tolist()
         self._column.gather(rows.ravel(), out.reshape(-1, *self._column.shape))
         for index in kept:
             count = self._stack - 1 - int(age[index, 0])
-            slot, env = divmod(int(rows[index, 0]), self._num_envs)
-            out[index, :count] = self._before.get(slot, env)[-count:]
+            out[index, :count] = self._before.get(int(begin[index]), int(envs[index]))[-count:]
 
     def patch(self, slot: int, env: int, out: np.ndarray) -> None:
         final = self._finals.get(slot, env)
@@ -188,11 +189,10 @@ class StackLeaf:
         return self._column.nbytes() + self._age.nbytes + self._fill.nbytes + beside
 
     def state(self, used: int) -> dict[str, Any]:
-        rows = used * self._num_envs
         return {
-            "column": self._column.state(rows),
-            "age": self._age[:rows],
-            "fill": self._fill[:rows],
+            "column": self._column.state(used),
+            "age": self._age[:used],
+            "fill": self._fill[:used],
             "newest": self._newest,
             "before": self._before.state(),
             "finals": self._finals.state(),
@@ -208,7 +208,7 @@ class StackLeaf:
 
 
 def make_leaves(
-    space: gymnasium.Space, frame_stack: int, slots: int, num_envs: int, make: MakeColumn
+    space: gymnasium.Space, frame_stack: int, num_slots: int, num_envs: int, make: MakeColumn
 ) -> dict[Path, Leaf]:
     """A leaf for every array of an observation space, by its path; columns are named "0", "1", ..."""
     found: dict[Path, Leaf] = {}
@@ -220,10 +220,10 @@ def make_leaves(
             )
         if is_stack(space, frame_stack):
             found[path] = StackLeaf(
-                make(str(index), shape[1:], np.dtype(dtype)), frame_stack, slots, num_envs
+                make(str(index), shape[1:], np.dtype(dtype)), frame_stack, num_slots, num_envs
             )
         else:
-            found[path] = PlainLeaf(make(str(index), shape, np.dtype(dtype)), num_envs)
+            found[path] = PlainLeaf(make(str(index), shape, np.dtype(dtype)), num_slots)
     return found
 
 

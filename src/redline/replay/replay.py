@@ -48,10 +48,13 @@ class Replay:
         self._spec, self._pin = spec, pin_memory
         self.storage = Storage(spec, config, num_envs, gamma)
         self.sampler: Sampler = (
-            PrioritizedSampler(config, self.storage.size) if config.prioritized else UniformSampler()
+            PrioritizedSampler(config, self.storage.slots * num_envs)
+            if config.prioritized
+            else UniformSampler()
         )
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._pending = np.full((config.n_step + 1, num_envs), np.nan)  # priorities of rows not drawable yet
+        self._envs = np.arange(num_envs)
         self._buffers: list[Buffer] = []
 
     def __len__(self) -> int:
@@ -83,16 +86,16 @@ class Replay:
         Raises UserError for shapes or dtypes that are not the spec's, or a stack that does not move on by one
         frame.
         """
-        storage, envs = self.storage, np.arange(self.num_envs)
+        storage = self.storage
         row, before = storage.head, storage.live()
         storage.add(observation, action, reward, terminated, truncated, final_observation, action_mask)
         self._pending[row % len(self._pending)] = np.nan if priority is None else priority
         after = storage.live()
         if after[0] > before[0]:
-            self.sampler.leave(before[0] + envs)
+            self.sampler.leave(before[0] + self._envs)
         if after[1] > before[1]:
             known = self._pending[(row - self.config.n_step) % len(self._pending)]
-            self.sampler.enter(before[1] + envs, None if np.isnan(known[0]) else known)
+            self.sampler.enter(before[1] + self._envs, None if np.isnan(known[0]) else known)
 
     def sample(self, batch_size: int, beta: float = 0.4) -> ReplayBatch:
         """Draw ``batch_size`` transitions, with replacement, as CPU tensors valid until two draws later.
@@ -100,6 +103,8 @@ class Replay:
         beta: exponent of the importance weights (prioritised only); see ``ReplayConfig.beta_at``.
         """
         live = self.storage.live()
+        if batch_size < 1:
+            raise UserError(f"batch of {batch_size} from replay: it must be at least 1")
         if batch_size > self.config.capacity:
             raise UserError(
                 f"batch of {batch_size} from a replay of {self.config.capacity}: raise replay.capacity"
@@ -120,14 +125,14 @@ class Replay:
         there = (ids >= first) & (ids < past)
         self.sampler.update(ids[there], errors[there])
 
-    def interrupt(self) -> None:
+    def break_episodes(self) -> None:
         """Say that the environments were started afresh, as after resuming without their state.
 
         Open episodes end as truncated, each at its newest observation, whose own step (one an environment) is
         dropped.
         """
         before = self.storage.live()
-        self.storage.interrupt()
+        self.storage.break_episodes()
         after = self.storage.live()
         if after[1] < before[1]:
             self.sampler.leave(np.arange(after[1], before[1]))
@@ -187,7 +192,7 @@ class Replay:
             "index": empty((), np.int64),
         }
         if mask is not None:
-            fields["next_action_mask"] = empty(mask.shape[1:], bool)
+            fields["next_action_mask"] = empty(mask.shape[2:], bool)
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in fields.items()}
         arrays["observation"] = {path: tensor.numpy() for path, tensor in observation.items()}
         arrays["next_observation"] = {path: tensor.numpy() for path, tensor in following.items()}

@@ -28,7 +28,7 @@ class Storage:
     """The ring. Transition ids, ``row * num_envs + environment``, grow for ever and never come again."""
 
     def __init__(self, spec: Spec, config: ReplayConfig, num_envs: int, gamma: float) -> None:
-        self.num_envs, self.n_step, self._gamma = num_envs, config.n_step, gamma
+        self.num_envs, self.n_step = num_envs, config.n_step
         self.rows = config.capacity // num_envs
         if self.rows < config.n_step + 2:
             raise UserError(
@@ -38,32 +38,32 @@ class Storage:
         # The oldest live observation's stack reaches back stack - 1 rows, which must not be overwritten yet.
         stack = spec.frame_stack if frames.is_stack(spec.observation, spec.frame_stack) else 1
         self.slots = self.rows + stack - 1
-        self.size = self.slots * num_envs
         self.head = 0  # rows written so far; the next one's number
         self.floor = 0  # rows below this number are lost, whatever the capacity says
         self._start = np.ones(num_envs, bool)  # the next observation begins an episode
+        self._recent = np.zeros((config.n_step + 1, num_envs))  # single-step rewards of the newest rows
+        self._powers = gamma ** np.arange(config.n_step + 1)
         self._allocate(spec, config)
 
     def _allocate(self, spec: Spec, config: ReplayConfig) -> None:
-        check_memory(spec, config, self.size)
+        check_memory(spec, config, self.slots * self.num_envs)
         folder = Path(config.memory_map) if config.memory_map is not None else None
 
         def make(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Column:
             path = folder / f"observation{name}.npy" if folder is not None else None
-            return make_column(self.size, shape, dtype, config.compression, path)
+            return make_column(self.num_envs, self.slots, shape, dtype, config.compression, path)
 
         self.leaves = frames.make_leaves(spec.observation, spec.frame_stack, self.slots, self.num_envs, make)
         self._spaces = frames.space_leaves(spec.observation)
         self._mark = Mark(folder) if folder is not None else None
+        places = (self.slots, self.num_envs)
         shape, dtype = action_layout(spec.action)
-        self.action = np.empty((self.size, *shape), dtype)
-        self.reward = np.full(self.size, np.nan, np.float32)  # n-step sum
-        self.discount = np.full(self.size, np.nan, np.float32)  # gamma^span, or 0
-        self.span = np.zeros(self.size, np.uint8)  # rows in the window
-        self.end = np.zeros(self.size, np.uint8)  # GOING, TERMINATED or TRUNCATED
-        actions = int(spec.action.n) if spec.action_mask and hasattr(spec.action, "n") else 0
-        self.mask = np.ones((self.size, actions), bool) if actions else None
-        self._recent = np.zeros((self.n_step + 1, self.num_envs))  # single-step rewards of the newest rows
+        self.action = np.empty((*places, *shape), dtype)
+        self.reward = np.full(places, np.nan, np.float32)  # n-step sum
+        self.discount = np.full(places, np.nan, np.float32)  # gamma^span, or 0
+        self.span = np.zeros(places, np.uint8)  # rows in the window
+        self.end = np.zeros(places, np.uint8)  # GOING, TERMINATED or TRUNCATED
+        self.mask = np.ones((*places, mask_length(spec)), bool) if spec.action_mask else None
 
     def live(self) -> tuple[int, int]:
         """Ids [first, past the last) that can be drawn."""
@@ -81,20 +81,19 @@ class Storage:
         action_mask: np.ndarray | None,
     ) -> None:
         """Write one row; see ``Replay.add``. The window that the row completes is closed."""
-        row, slot = self.head, self.head % self.slots
-        first = slot * self.num_envs
-        here = slice(first, first + self.num_envs)
-        observed = {path: self._checked(observation, path) for path in self.leaves}
+        observed = {path: self._observed(observation, path) for path in self.leaves}
+        check_shape("action", action, (self.num_envs, *self.action.shape[2:]))
+        for name, values in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+            check_shape(name, values, (self.num_envs,))
         ends = np.where(terminated, TERMINATED, np.where(truncated, TRUNCATED, GOING))
         cut = np.flatnonzero(ends == TRUNCATED).tolist()
         if cut and final_observation is None:
             raise UserError(
-                f"environment {cut[0]} was truncated without a final observation: replay must have it"
+                f"environment {cut[0]} was truncated without a final observation: replay needs it"
             )
-        finals = {path: self._checked(final_observation, path) for path in self.leaves} if cut else {}
-        self._fits("action", action, self.action.shape[1:])
-        for name, flag in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
-            self._fits(name, flag, ())
+        finals = {path: self._observed(final_observation, path) for path in self.leaves} if cut else {}
+
+        row, slot = self.head, self.head % self.slots
         if self._mark is not None:
             self._mark.write(row + 1)
         for path, leaf in self.leaves.items():
@@ -103,67 +102,60 @@ class Storage:
                 leaf.end(slot, env, observed[path][env], finals[path][env])
         if row - self.n_step >= self.floor:
             self._close(row - self.n_step)
-        self.action[here], self.end[here] = action, ends
+        self.action[slot], self.end[slot] = action, ends
         if self.mask is not None and action_mask is not None:
-            self._fits("action_mask", action_mask, self.mask.shape[1:])
-            self.mask[here] = action_mask
+            check_shape("action_mask", action_mask, self.mask.shape[1:])
+            self.mask[slot] = action_mask
         self._recent[row % len(self._recent)] = reward
         np.not_equal(ends, GOING, out=self._start)
         self.head = row + 1
 
-    def _checked(self, tree: Tree, path: frames.Path) -> np.ndarray:
-        space = self._spaces[path]
-        values = np.asarray(frames.tree_at(tree, path))
+    def _observed(self, tree: Tree, path: frames.Path) -> np.ndarray:
+        """One leaf [B, ...] of an observation, checked against the space."""
+        space, values = self._spaces[path], np.asarray(frames.tree_at(tree, path))
         name = ".".join(("observation", *path))
-        self._fits(name, values, space.shape or ())
+        check_shape(name, values, (self.num_envs, *(space.shape or ())))
         if not np.can_cast(values.dtype, np.dtype(space.dtype), "same_kind"):
             raise UserError(f"replay was given {name} of {values.dtype}: the space says {space.dtype}")
         return values
 
-    def _fits(self, name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
-        if np.shape(values) != (self.num_envs, *shape):
-            raise UserError(
-                f"replay was given {name} of shape {list(np.shape(values))}: it must be "
-                f"{[self.num_envs, *shape]}"
-            )
-
     def _close(self, row: int) -> None:
         """Sum the rewards of the windows that begin in ``row``, up to the episode's end."""
-        total, span = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
-        going, terminal = np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        for step in range(self.n_step):
-            total[going] += self._gamma**step * self._recent[(row + step) % len(self._recent)][going]
-            span[going] += 1
-            first = (row + step) % self.slots * self.num_envs
-            end = self.end[first : first + self.num_envs]
-            terminal |= going & (end == TERMINATED)
-            going &= end == GOING
-        first = row % self.slots * self.num_envs
-        here = slice(first, first + self.num_envs)
-        self.reward[here], self.span[here] = total, span
-        self.discount[here] = np.where(terminal, 0.0, self._gamma**span)
+        slot, newest = row % self.slots, len(self._recent)
+        total, span = self._recent[row % newest].copy(), np.ones(self.num_envs, np.int64)
+        end = self.end[slot]
+        for step in range(1, self.n_step):
+            going = end == GOING
+            if not going.any():
+                break
+            total += np.where(going, self._powers[step] * self._recent[(row + step) % newest], 0.0)
+            span += going
+            end = np.where(going, self.end[(row + step) % self.slots], end)
+        self.reward[slot], self.span[slot] = total, span
+        self.discount[slot] = self._powers[span] * (end != TERMINATED)
 
     def gather(self, ids: np.ndarray, out: dict[str, Any]) -> None:
         """Copy transitions i64[N] into the arrays of ``out``: those of ``Replay``'s buffers."""
-        at = ids % self.size
-        last = (at + (self.span[at].astype(np.int64) - 1) * self.num_envs) % self.size
-        end = self.end[last]
+        rows, envs = np.divmod(ids, self.num_envs)
+        slots = rows % self.slots
+        last = (rows + self.span[slots, envs] - 1) % self.slots
+        end = self.end[last, envs]
         # After a terminal row comes nothing: its own observation stands in, behind a discount of 0.
-        after = np.where(end == GOING, (last + self.num_envs) % self.size, last)
+        after = (last + (end == GOING)) % self.slots
         cut = np.flatnonzero(end == TRUNCATED).tolist()
         for path, leaf in self.leaves.items():
-            leaf.gather(at, out["observation"][path])
-            leaf.gather(after, out["next_observation"][path])
+            following = out["next_observation"][path]
+            leaf.gather(slots, envs, out["observation"][path])
+            leaf.gather(after, envs, following)
             for index in cut:
-                slot, env = divmod(int(last[index]), self.num_envs)
-                leaf.patch(slot, env, out["next_observation"][path][index : index + 1])
+                leaf.patch(int(last[index]), int(envs[index]), following[index : index + 1])
         for name in ("action", "reward", "discount"):
-            np.take(getattr(self, name), at, axis=0, out=out[name], mode="clip")
+            out[name][...] = getattr(self, name)[slots, envs]
         if self.mask is not None:
-            np.take(self.mask, after, axis=0, out=out["next_action_mask"], mode="clip")
+            out["next_action_mask"][...] = self.mask[after, envs]
             out["next_action_mask"][cut] = True  # nobody tells which actions are legal in a final observation
 
-    def interrupt(self) -> None:
+    def break_episodes(self) -> None:
         """The environments start afresh: end open episodes as truncated, each at its newest observation.
 
         That observation has no step after it any more, so its row is given back: one step an environment is
@@ -172,18 +164,15 @@ class Storage:
         if self._start.all():
             return
         newest, before = (self.head - 1) % self.slots, (self.head - 2) % self.slots
-        envs = np.arange(self.num_envs)
-        going = (
-            np.flatnonzero(self.end[before * self.num_envs + envs] == GOING) if self.head > 1 else envs[:0]
-        )
+        envs = np.flatnonzero((self.end[before] == GOING) & (self.head > 1))
         for path, leaf in self.leaves.items():
             shape, dtype = self._spaces[path].shape or (), np.dtype(self._spaces[path].dtype)
-            last, final = (np.empty((len(going), *shape), dtype) for _ in range(2))
-            leaf.gather(before * self.num_envs + going, last)
-            leaf.gather(newest * self.num_envs + going, final)
-            for index, env in enumerate(going.tolist()):
+            last, final = (np.empty((len(envs), *shape), dtype) for _ in range(2))
+            leaf.gather(np.full(len(envs), before), envs, last)
+            leaf.gather(np.full(len(envs), newest), envs, final)
+            for index, env in enumerate(envs.tolist()):
                 leaf.end(before, env, last[index], final[index])
-        self.end[before * self.num_envs + going] = TRUNCATED
+        self.end[before, envs] = TRUNCATED
         self.floor = max(self.floor, self.head - self.rows)
         self.head -= 1
         self._start[:] = True
@@ -207,7 +196,7 @@ class Storage:
         }
         for name in FIELDS:
             if getattr(self, name) is not None:
-                state[name] = getattr(self, name)[: used * self.num_envs]
+                state[name] = getattr(self, name)[:used]
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -228,6 +217,23 @@ class Storage:
                 getattr(self, name)[: len(state[name])] = state[name]
         if self._mark is not None and state["mark"] is not None:
             self.floor = max(self.floor, self._mark.load_state(int(state["mark"])) - self.rows)
+
+
+def mask_length(spec: Spec) -> int:
+    """Entries of an action mask: actions of a Discrete space, of all parts in a row for MultiDiscrete."""
+    if isinstance(spec.action, gymnasium.spaces.Discrete):
+        return int(spec.action.n)
+    if isinstance(spec.action, gymnasium.spaces.MultiDiscrete):
+        return int(spec.action.nvec.sum())
+    raise UserError(f"action masks need Discrete or MultiDiscrete actions, not {spec.action}")
+
+
+def check_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+    """[B] against [B, 1] would broadcast without a word."""
+    if np.shape(values) != shape:
+        raise UserError(
+            f"replay was given {name} of shape {list(np.shape(values))}: it must be {list(shape)}"
+        )
 
 
 def action_layout(space: gymnasium.Space) -> tuple[tuple[int, ...], np.dtype]:
