@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import redline
 from redline import api, recipes
 from redline.cli import watch
 from redline.cli.commands import (
@@ -32,6 +31,7 @@ from redline.cli.figures import count, duration, number
 from redline.cli.live import LiveScreen
 from redline.cli.parse import nearest
 from redline.cli.plain import PlainLines
+from redline.reports.compare import compare_report
 from redline.reports.html import write_report
 from redline.runs.folder import RunFolder
 from redline.types import Observer, UserError
@@ -126,12 +126,12 @@ def record(command: Record) -> int:
 
 
 def report(command: Report) -> int:
-    """Write the page of each run."""
+    """Write the page of one run, or one page that sets several beside each other."""
     if not command.runs:
         raise WrongUsage("report needs RUN: redline report pong-v5_ppo_001")
     folders = [RunFolder.open(name, base=command.folder) for name in command.runs]
-    for folder in folders:
-        print(write_report(folder.path))
+    paths = [folder.path for folder in folders]
+    print(write_report(paths[0]) if len(paths) == 1 else compare_report(paths))
     return 0
 
 
@@ -157,15 +157,17 @@ def list_recipes(_command: Recipes) -> int:
 def bench(command: Bench) -> int:
     """Run a script of ``benchmarks/``, which lies beside the package in the repository."""
     name, *arguments = command.words or ("training",)
-    places = (Path.cwd() / "benchmarks", Path(redline.__file__).parents[2] / "benchmarks")
+    places = (Path.cwd() / "benchmarks", Path(__file__).parents[3] / "benchmarks")
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
         raise UserError("there are no benchmarks here: they come with the repository, not with the package")
     names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
     if name not in names:
         raise UserError(f"unknown benchmark '{name}': {nearest(name, names)}")
-    done = subprocess.run([sys.executable, str(folder / f"{name}.py"), *arguments], check=False)
-    return min(abs(done.returncode), 1)
+    script = str(folder / f"{name}.py")
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+    return 0
 
 
 def observer(plain: bool) -> Observer:

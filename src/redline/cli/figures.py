@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -25,6 +26,8 @@ def rate(value: float) -> str:
 def number(value: float) -> str:
     """A return: three or four digits that tell."""
     size = abs(value)
+    if not math.isfinite(value):
+        return str(value)
     if size >= 100_000:
         return count(value)
     if size >= 1000 or float(value).is_integer():
@@ -73,7 +76,9 @@ class History:
         self._sum, self._held = 0.0, 0
 
     def add(self, value: float) -> None:
-        """Append one value."""
+        """Append one value; a curve has no place for nan and infinity."""
+        if not math.isfinite(value):
+            return
         self._sum, self._held = self._sum + value, self._held + 1
         if self._held < self._stride:
             return

@@ -5,13 +5,13 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 130 interrupted (a training run was
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 
-from redline import __version__
 from redline.cli.commands import Command, WrongUsage
 from redline.cli.parse import parse
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         if arguments == ["--version"]:
-            print(f"redline {__version__}")
+            print(f"redline {importlib.metadata.version('redline')}")
             return DONE
         return _run(parse(arguments))
     except SystemExit as stop:  # help was printed

@@ -1,94 +1,16 @@
-"""Watching an agent: a window where there is a display and pygame, else pictures in the terminal, else lines."""
+"""Watching an agent play, at the speed a person can follow."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 import time
-from typing import Any, Protocol, TextIO
-
-import numpy as np
 
 from redline.api import Policy
 from redline.cli.figures import number
+from redline.cli.pictures import Nothing, open_screen
 from redline.recipes import family_of
 from redline.runtime.evaluate import evaluate
 from redline.runtime.training import one_thread_each
-from redline.types import Environment, Step, UserError
-
-
-class Screen(Protocol):
-    """Somewhere to show pictures."""
-
-    def show(self, picture: np.ndarray) -> None:
-        """Show u8[H, W, 3]. Raises KeyboardInterrupt where the user has closed the screen."""
-
-    def close(self) -> None:
-        """Give back what was taken."""
-
-
-class Window:
-    """A pygame window."""
-
-    def __init__(self, title: str) -> None:
-        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-        import pygame
-
-        self._pygame: Any = pygame
-        self._title = title
-        self._surface: Any = None
-        pygame.display.init()
-
-    def show(self, picture: np.ndarray) -> None:
-        """Draw the picture, enlarged to a comfortable size."""
-        pygame = self._pygame
-        if self._surface is None:
-            scale = max(1, 600 // picture.shape[0])
-            self._surface = pygame.display.set_mode((picture.shape[1] * scale, picture.shape[0] * scale))
-            pygame.display.set_caption(self._title)
-        drawn = pygame.surfarray.make_surface(picture.swapaxes(0, 1))
-        pygame.transform.scale(drawn, self._surface.get_size(), self._surface)
-        pygame.display.flip()
-        if any(event.type == pygame.QUIT for event in pygame.event.get()):
-            raise KeyboardInterrupt
-
-    def close(self) -> None:
-        """Close the window."""
-        self._pygame.display.quit()
-
-
-class TerminalPictures:
-    """Two pixels to a character, in colour: works over any connection."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._lines = 0
-        stream.write("\x1b[?25l")  # hide the cursor
-
-    def show(self, picture: np.ndarray) -> None:
-        """Draw the picture over the one before."""
-        columns, rows = shutil.get_terminal_size()
-        text = half_blocks(picture, columns, rows - 3)
-        up = f"\x1b[{self._lines}A" if self._lines else ""
-        self._stream.write(up + text)
-        self._stream.flush()
-        self._lines = text.count("\n")
-
-    def close(self) -> None:
-        """Show the cursor again."""
-        self._stream.write("\x1b[?25h\x1b[0m")
-        self._stream.flush()
-
-
-class Nothing:
-    """For outputs that cannot show pictures."""
-
-    def show(self, picture: np.ndarray) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
+from redline.types import Environment, Step
 
 
 def play(policy: Policy, episodes: int) -> None:
@@ -127,45 +49,3 @@ def play(policy: Policy, episodes: int) -> None:
             )
     finally:
         screen.close()
-
-
-def open_screen(title: str) -> Screen:
-    """The best screen there is."""
-    display = sys.platform in ("win32", "darwin") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-    if display:
-        try:
-            return Window(title)
-        except Exception:  # no pygame, or a display that refuses: the terminal will do
-            pass
-    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-        return TerminalPictures(sys.stdout)
-    return Nothing()
-
-
-def half_blocks(picture: np.ndarray, columns: int, rows: int) -> str:
-    """u8[H, W, 3] as lines of at most ``columns`` characters: each shows an upper and a lower pixel."""
-    if picture.ndim != 3 or picture.shape[2] != 3:
-        raise UserError(f"a picture is u8[height, width, 3], not {list(picture.shape)}")
-    height, width = picture.shape[:2]
-    scale = min(columns / width, 2 * rows / height, 1.0)
-    across, down = max(int(width * scale), 1), max(int(height * scale) // 2 * 2, 2)
-    # Means of the pixels under each cell keep thin things, such as a ball, in sight.
-    small = _mean_under(_mean_under(picture.astype(np.float32), down, 0), across, 1).round().astype(np.uint8)
-    lines: list[str] = []
-    for upper, lower in zip(small[::2], small[1::2], strict=True):
-        line, before = [], None
-        for top, bottom in zip(upper.tolist(), lower.tolist(), strict=True):
-            if (top, bottom) != before:
-                line.append("\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m".format(*top, *bottom))
-                before = (top, bottom)
-            line.append("▀")
-        lines.append("".join(line) + "\x1b[0m\x1b[K\n")
-    return "".join(lines)
-
-
-def _mean_under(picture: np.ndarray, cells: int, axis: int) -> np.ndarray:
-    edges = np.linspace(0, picture.shape[axis], cells, endpoint=False).astype(int)
-    sizes = np.diff(np.append(edges, picture.shape[axis]))
-    shape = [1, 1, 1]
-    shape[axis] = -1
-    return np.add.reduceat(picture, edges, axis=axis) / sizes.reshape(shape)
