@@ -42,31 +42,39 @@ class Dense(nn.Module):
         super().__init__()
         self.features = hidden[-1] if hidden else inputs
         self.copies, self.activation = copies, activation
-        sizes = list(zip([inputs, *hidden[:-1]], hidden, strict=False))
-        self.weights = nn.ParameterList(torch.empty(copies, rows, units) for rows, units in sizes)
-        self.biases = nn.ParameterList(torch.zeros(copies, 1, units) for _, units in sizes)
-        scales = [torch.ones(copies, 1, units) for _, units in sizes] if layer_norm else []
-        self.scales = nn.ParameterList(scales)
-        for weight, bias in zip(self.weights, self.biases, strict=True):
+        self.depth, self.layer_norm = len(hidden), layer_norm
+        for layer, (rows, units) in enumerate(zip([inputs, *hidden[:-1]], hidden, strict=False)):
+            weight = nn.Parameter(torch.empty(copies, rows, units))
+            bias = nn.Parameter(torch.zeros(copies, 1, units))
             for single, offset in zip(weight, bias, strict=True):
-                init_dense(single.data.t(), offset.data, math.sqrt(2) if orthogonal else None)
+                init_dense(single.data.t(), offset.data[0], math.sqrt(2) if orthogonal else None)
+            self.register_parameter(f"weight{layer}", weight)
+            self.register_parameter(f"bias{layer}", bias)
+            if layer_norm:
+                self.register_parameter(f"scale{layer}", nn.Parameter(torch.ones(copies, 1, units)))
+
+    def _all(self, name: str) -> list[Tensor]:
+        return [getattr(self, f"{name}{layer}") for layer in range(self.depth)]
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.expand(self.copies, *x.shape)
-        if not len(self.weights):
+        if not self.depth:
             return h
-        weights, biases = list(self.weights), list(self.biases)
-        fast = self.activation == "tanh" and h.device.type == "cpu" and not len(self.scales)
-        if fast and compute_dtype(weights[0]) == torch.float32:
+        weights, biases = self._all("weight"), self._all("bias")
+        dtype = compute_dtype(weights[0])
+        fast = self.activation == "tanh" and h.device.type == "cpu" and not self.layer_norm
+        if fast and dtype == torch.float32:
+            h = h.float()
             if torch.is_grad_enabled():
-                return _TanhLayers.apply(h.float(), *weights, *biases)
-            return _tanh_layers(h.float(), weights, biases)[-1]
-        h = h.to(weights[0].dtype)
-        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            if len(self.scales):  # the bias takes its usual place after the scale
-                z = functional.layer_norm(torch.bmm(h, weight), weight.shape[-1:]) * self.scales[layer] + bias
-            else:
+                return _TanhLayers.apply(h, *weights, *biases)
+            return _tanh_layers(h, weights, biases)[-1]
+        h = h.to(dtype)
+        scales = self._all("scale") if self.layer_norm else [None] * self.depth
+        for weight, bias, scale in zip(weights, biases, scales, strict=True):
+            if scale is None:
                 z = torch.baddbmm(bias, h, weight)
+            else:  # the bias takes its usual place after the scale
+                z = functional.layer_norm(torch.bmm(h, weight), weight.shape[-1:]) * scale + bias
             h = z.tanh() if self.activation == "tanh" else z.relu_()
         return h
 
@@ -120,7 +128,9 @@ class Head(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
-                return functional.linear(x.float(), self.weight.float(), self.bias.float())
+                return self.forward(x)
+        if x.dtype == self.weight.dtype == torch.float32:
+            return functional.linear(x, self.weight, self.bias)
         return functional.linear(x.float(), self.weight.float(), self.bias.float())
 
 
