@@ -105,7 +105,9 @@ def bar(shares: Mapping[str, float], colors: Mapping[str, str]) -> str:
     cuts = []
     for name, share in shares.items():
         part = share / total
-        label = f"{escape(name)} {part:.0%}" if part >= 0.16 else f"{part:.0%}" if part >= 0.06 else ""
+        narrow = ' class="narrow"' if part < 0.25 else ""
+        label = f"<em{narrow}>{escape(name)} </em>" if part >= 0.1 else ""
+        label += f"{part:.0%}" if part >= 0.06 else ""
         cuts.append(
             f'<span class="{colors[name]}" style="width:{part:.2%}" title="{escape(name)} {part:.1%}">{label}</span>'
         )
@@ -178,19 +180,19 @@ def _hover(lines: Sequence[Line], axes: Axes, *, percent: bool = False) -> str:
 
 def _plot(axes: Axes, drawing: str, overlay: str, hover: str, x_name: str, *, percent: bool) -> str:
     grid, labels = [], []
-    marks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else ticks(*axes.y)
+    marks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else ticks(*axes.y, 6)
     for value in marks:
         top = (axes.y[1] - value) / (axes.y[1] - axes.y[0])
         grid.append(f'<path class="grid" d="M0 {top * _SIDE:.1f}H{_SIDE}"/>')
         text = f"{value:.0%}" if percent else _tick(value, marks)
         labels.append(f'<span class="yt" style="top:{top:.2%}">{text}</span>')
-    across = ticks(*axes.x)
+    across = ticks(*axes.x, 6)
     for value in across:
         left = (value - axes.x[0]) / (axes.x[1] - axes.x[0])
         edge = " first" if left < 0.02 else " last" if left > 0.98 else ""
         labels.append(f'<span class="xt{edge}" style="left:{left:.2%}">{_tick(value, across)}</span>')
     return (
-        f'<div class="plot" data-chart="{hover}">'
+        f'<div class="plot" data-x="{escape(x_name, quote=True)}" data-chart="{hover}">'
         f'<svg viewBox="0 0 {_SIDE} {_SIDE}" preserveAspectRatio="none" aria-hidden="true">'
         f"{''.join(grid)}{drawing}</svg>{overlay}{''.join(labels)}"
         f'<i class="cursor"></i><div class="tip"></div></div><p class="xname">{escape(x_name)}</p>'

@@ -13,7 +13,7 @@ from redline.reports.curves import Line, areas, bar, chart
 from redline.reports.load import Record, load_run, newest_video
 from redline.reports.page import page
 from redline.reports.parts import bullet_card, fact_card, film, header, settings, tiles
-from redline.reports.scales import duration, short
+from redline.reports.scales import NONE, duration, short
 from redline.reports.summary import bottleneck
 from redline.types import RunError
 
@@ -42,7 +42,7 @@ def render(record: Record) -> str:
         f'<div class="hero{" filmed" if clip else ""}">{learning_curve(record)}{clip}</div>',
         f'<div class="two">{_throughput(record)}{_time_shares(record)}</div>',
         _losses(record),
-        f'<div class="two">{_rules(record)}{_events(record)}{_provenance(record)}</div>',
+        f'<div class="facts">{_rules(record)}{_events(record)}{_provenance(record)}</div>',
     ]
     if record.config:
         body += ["<h2>Configuration</h2>", settings(record.config)]
@@ -119,7 +119,7 @@ def _figures(record: Record) -> list[tuple[str, str, str]]:
     total = record.setting("run", "steps")
     figures = [
         ("Final return", short(record.last("return/mean")), _range(low, high)),
-        ("Best return", short(record.best("return/mean")), "best mean of 100 episodes"),
+        ("Best return", short(record.best("return/mean")), "highest mean"),
         ("Agent steps", short(steps), f"of {short(float(total))}" if isinstance(total, (int, float)) else ""),
         ("Frames", short(record.last("frames")), f"{short(record.last('episodes'))} episodes"),
         ("Wall clock", duration(elapsed), f"{short(record.last('updates'))} updates"),
@@ -129,7 +129,7 @@ def _figures(record: Record) -> list[tuple[str, str, str]]:
     if evaluated is not None:
         span = _range(record.last("evaluation/min"), record.last("evaluation/max"))
         figures.insert(1, ("Last evaluation", short(evaluated), span))
-    return figures
+    return [(name, value, remark if value != NONE else "") for name, value, remark in figures]
 
 
 def _range(low: float | None, high: float | None) -> str:
@@ -152,13 +152,10 @@ def _bottleneck(record: Record) -> str:
 
 def _throughput(record: Record) -> str:
     steps, rate = record.series("time/steps_per_second")
-    lines = [Line("agent steps/s", steps, rate, "c2")]
-    frame_steps, frames = record.series("time/frames_per_second")
-    note = "agent steps a second"
-    if len(frames) == len(rate) and len(rate) and not np.allclose(frames, rate):
-        lines.append(Line("frames/s", frame_steps, frames, "c4"))
-        note = "a second"
-    return chart("Throughput", lines, note=note, from_zero=True)
+    steps_done, frames = record.series("frames")
+    repeat = round(frames[-1] / steps_done[-1]) if len(frames) and steps_done[-1] else 1
+    note = "agent steps a second" + (f", of {repeat} frames each" if repeat > 1 else "")
+    return chart("Throughput", [Line("agent steps/s", steps, rate, "c2")], note=note, from_zero=True)
 
 
 def _time_shares(record: Record) -> str:
@@ -182,15 +179,11 @@ def _losses(record: Record) -> str:
     if not names:
         return ""
     titles = {"length/mean": "episode length", "learning_rate": "learning rate"}
-    charts = [
-        chart(
-            titles.get(name, name.removeprefix("loss/").replace("_", " ")),
-            [Line(name, *record.series(name), "c5" if name in titles else "c2")],
-            robust=True,
-            small=True,
-        )
-        for name in names
-    ]
+    charts = []
+    for name in names:
+        title = titles.get(name, name.removeprefix("loss/").replace("_", " "))
+        line = Line(title, *record.series(name), "c5" if name in titles else "c2")
+        charts.append(chart(title, [line], robust=True, small=True))
     return f'<h2>Losses and diagnostics</h2><div class="grid">{"".join(charts)}</div>'
 
 
@@ -208,14 +201,14 @@ def _events(record: Record) -> str:
 
 
 def _provenance(record: Record) -> str:
-    facts: dict[str, Any] = {}
-    for name, value in _mapping(record.about.get("provenance")).items():
-        facts |= value if isinstance(value, dict) else {name: value}
-    facts |= {name.replace("_", " "): value for name, value in _mapping(record.about.get("plan")).items()}
-    renamed = {"memory_gib": "memory (GiB)"}
-    return fact_card(
-        "Where this comes from", {renamed.get(name, name): value for name, value in facts.items()}
-    )
+    about = _mapping(record.about.get("provenance"))
+    origin = {name: value for name, value in about.items() if not isinstance(value, dict)}
+    origin |= {name.replace("_", " "): value for name, value in _mapping(record.about.get("plan")).items()}
+    machine = {
+        name.replace("_gib", " (GiB)"): value for name, value in _mapping(about.get("machine")).items()
+    }
+    machine |= _mapping(about.get("versions"))
+    return fact_card("Where this comes from", origin) + fact_card("Machine and versions", machine)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -34,30 +34,30 @@ h1 { font-size: clamp(24px, 4.2vw, 36px); line-height: 1.2; letter-spacing: -.02
 .meta { color: var(--soft); margin-top: 4px } .meta b { color: var(--ink); font-weight: 600 }
 h2 { font-size: 17px; letter-spacing: -.01em; margin: 20px 2px -4px }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 18px 20px; min-width: 0 }
-.tiles { display: grid; gap: 1px; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); padding: 0;
-  background: var(--rule); overflow: hidden }
-.tiles div { background: var(--card); padding: 16px 20px }
+.tiles { display: flex; flex-wrap: wrap; gap: 1px; padding: 0; background: var(--rule); overflow: hidden }
+.tiles div { background: var(--card); padding: 16px; flex: 1 1 140px }
 .tiles span { display: block; color: var(--soft); font-size: 13px }
-.tiles b { display: block; font-size: 26px; line-height: 1.25; font-weight: 650; letter-spacing: -.02em;
-  font-variant-numeric: tabular-nums }
+.tiles b { display: block; font-size: 24px; line-height: 1.3; font-weight: 650; letter-spacing: -.02em;
+  white-space: nowrap; font-variant-numeric: tabular-nums }
 .tiles small { color: var(--soft); font-size: 12.5px }
 .tiles .main b { color: var(--accent) }
 .say { background: var(--accent-soft); border-color: transparent }
 .say p { font-weight: 550 } .say .bar { margin-top: 12px }
 .bar { display: flex; height: 30px; border-radius: 7px; overflow: hidden; gap: 2px }
 .bar span { background: var(--c); color: #fff; font-size: 12.5px; font-weight: 600; line-height: 30px; padding: 0 8px;
-  overflow: hidden; white-space: nowrap; text-overflow: clip }
+  overflow: hidden; white-space: nowrap } .bar em { font-style: normal }
 @media (prefers-color-scheme: dark) { .bar span { color: #16171a } }
 .hero { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr) }
 .two { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)) }
 .grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)) }
 @media (min-width: 860px) { .hero.filmed { grid-template-columns: minmax(0, 2fr) minmax(240px, 1fr) } }
+figure.card { display: flex; flex-direction: column }
 figcaption { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 14px; margin-bottom: 12px }
 figcaption b { font-size: 15px; font-weight: 650 } figcaption small { color: var(--soft); font-size: 13px }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; margin-left: auto; font-size: 13px; color: var(--soft) }
 .legend i { display: inline-block; width: 14px; height: 4px; border-radius: 2px; background: var(--c);
   vertical-align: middle; margin-right: 6px }
-.plot { position: relative; height: 300px; margin: 6px 6px 26px 46px; touch-action: pan-y }
+.plot { position: relative; flex: 1 0 auto; height: 300px; margin: 6px 6px 26px 46px; touch-action: pan-y }
 .small .plot { height: 150px }
 .hero .plot { height: 340px }
 .plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden }
@@ -65,7 +65,7 @@ figcaption b { font-size: 15px; font-weight: 650 } figcaption small { color: var
 .plot .grid { stroke: var(--grid); stroke-width: 1 }
 .plot .line { stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
 .plot .line.faint { stroke-width: 1; opacity: .4 }
-.plot .band { fill: var(--c); opacity: .15 } .plot .area { fill: var(--c); opacity: .85 }
+.plot .band { fill: var(--c); opacity: .15 } .plot .area { fill: var(--c); opacity: .8 }
 .dot { position: absolute; width: 7px; height: 7px; margin: -3.5px; border-radius: 50%; background: var(--card);
   border: 2px solid var(--c) }
 .yt, .xt { position: absolute; font-size: 12px; line-height: 1; color: var(--soft); white-space: nowrap;
@@ -73,7 +73,7 @@ figcaption b { font-size: 15px; font-weight: 650 } figcaption small { color: var
 .yt { right: calc(100% + 8px); transform: translateY(-50%) }
 .xt { top: calc(100% + 9px); transform: translateX(-50%) }
 .xt.first { transform: none } .xt.last { transform: translateX(-100%) }
-.xname { color: var(--soft); font-size: 12px; text-align: right; margin: -4px 6px -6px; line-height: 1.2 }
+.xname { color: var(--soft); font-size: 12px; text-align: right; margin: 0 6px -6px; line-height: 1.2 }
 .small .xname { display: none } .small .plot { margin-bottom: 16px }
 .cursor { position: absolute; top: 0; bottom: 0; width: 1px; background: var(--soft); opacity: 0; pointer-events: none }
 .tip { position: absolute; top: 6px; z-index: 2; pointer-events: none; opacity: 0; background: var(--ink);
@@ -91,15 +91,16 @@ th, td { text-align: left; padding: 6px 16px 6px 0; border-bottom: 1px solid var
 tr:last-child > * { border-bottom: 0 }
 th { font-weight: 500; color: var(--soft) } thead th { font-size: 13px; white-space: nowrap }
 td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
-.settings { columns: 330px 3; column-gap: 16px } .settings .card { break-inside: avoid; margin-bottom: 16px }
-.settings th { width: 50%; overflow-wrap: anywhere }
-.settings h3 { font-size: 14px; margin-bottom: 6px }
+.facts { columns: 330px 3; column-gap: 16px; margin-bottom: -16px }
+.facts .card { break-inside: avoid; margin-bottom: 16px }
+.facts th { width: 50%; font-size: 13px; overflow-wrap: anywhere }
 code { font: 13px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere }
 .wide { overflow-x: auto } .wide td, .wide th { white-space: nowrap }
 @media (max-width: 560px) {
-  .card { padding: 14px } .tiles { padding: 0; grid-template-columns: 1fr 1fr } .tiles div { padding: 12px 14px }
+  .card { padding: 14px } .tiles { padding: 0 } .tiles div { padding: 12px 14px }
   .tiles b { font-size: 22px } .plot { height: 220px; margin-left: 40px } .hero .plot { height: 240px }
-  .legend { margin-left: 0 }
+  .small .plot { height: 130px }
+  .legend { margin-left: 0 } .bar .narrow { display: none }
 }
 @media (max-width: 380px) { .xt:nth-child(even of .xt):not(.last) { display: none } }
 @media print { body { background: none; padding: 0 } .card { break-inside: avoid } }
@@ -122,7 +123,7 @@ for (const plot of document.querySelectorAll('.plot')) {
     cursor.style.left = at * 100 + '%';
     tip.replaceChildren();
     const head = document.createElement('em');
-    head.textContent = 'step ' + rows[0].t[main];
+    head.textContent = rows[0].t[main] + ' ' + plot.dataset.x;
     tip.append(head);
     for (const row of rows) {
       const line = document.createElement('div'), mark = document.createElement('i');

@@ -72,7 +72,7 @@ def settings(config: Mapping[str, Any]) -> str:
     groups = {name: value for name, value in config.items() if isinstance(value, Mapping)}
     cards = [fact_card("experiment", single, code=True)]
     cards += [fact_card(name, _flat(group), code=True) for name, group in groups.items()]
-    return f'<div class="settings">{"".join(cards)}</div>'
+    return f'<div class="facts">{"".join(cards)}</div>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -109,4 +109,5 @@ def _flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+    word = sentence.split(" ", 1)[0]
+    return sentence if any(letter.isdigit() for letter in word) else sentence[:1].upper() + sentence[1:]

@@ -89,6 +89,8 @@ def duration(seconds: float | None) -> str:
 
 
 def _fixed(value: float, digits: int) -> str:
-    before = len(str(int(abs(value)))) if abs(value) >= 1 else 1
+    before = (
+        math.floor(math.log10(abs(value))) + 1 if value else 1
+    )  # digits before the point; zeros after count down
     text = f"{value:.{max(digits - before, 0)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

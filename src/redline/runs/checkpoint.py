@@ -57,8 +57,8 @@ def save_checkpoint(
       step: agent steps done.
       state: a tree of dicts, lists, tuples, tensors, numpy arrays and scalars, and plain values.
       keep: how many to keep, this one included.
-      best: write the one that is kept as best (only the newest of those stays, and it does not count in
-        ``keep``).
+      best: keep it also as ``best-...`` in place of the last best, whatever ``keep`` removes later. Costs no
+        second writing, and no room until then, where the file system has hard links.
 
     Raises:
       RunError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
@@ -69,18 +69,19 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         number = max((_number(path) for path in _all(folder)), default=0) + 1
-        path = folder / f"{'best-' if best else ''}{number:05d}-step-{step}"
+        path = folder / f"{number:05d}-step-{step}"
         temporary = folder / f".{path.name}.tmp"
         try:
             temporary.mkdir()
             _write_files(temporary, step, values, leaves)
+            if best:  # first, so that no checkpoint on disk knows of a best that is not there
+                _link(temporary, folder / f"best-{path.name}")
             os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_folder(folder)
-        kept = max(1, keep) if not best else 1
-        for old in list_checkpoints(folder, best=best)[:-kept]:
+        for old in list_checkpoints(folder)[: -max(1, keep)] + list_checkpoints(folder, best=True)[:-1]:
             _remove(old)
     return path
 
@@ -153,11 +154,7 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 def list_checkpoints(folder: Path, *, best: bool = False) -> list[Path]:
     """The checkpoints of a folder, oldest first: the rotated ones, or those kept as best."""
-    found = (
-        [path for path in _all(folder) if _match(path)["best"] is not None]
-        if best
-        else [path for path in _all(folder) if _match(path)["best"] is None]
-    )
+    found = [path for path in _all(folder) if (_match(path)["best"] is not None) == best]
     return sorted(found, key=_number)
 
 
@@ -236,6 +233,22 @@ def _write_files(folder: Path, step: int, values: Any, leaves: dict[str, Any]) -
         text.flush()
         os.fsync(text.fileno())
     sync_folder(folder)
+
+
+def _link(written: Path, path: Path) -> None:
+    """A second checkpoint ``path`` with the same files as ``written``."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.mkdir()
+        for file in written.iterdir():
+            try:
+                os.link(file, temporary / file.name)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(file, temporary / file.name)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def _header_checksum(header: dict[str, Any]) -> int:
