@@ -71,17 +71,17 @@ class NaiveReplay:
 class Pictures:
     """Random episodes of stacked pictures; ``first`` says what fills a first observation's stack."""
 
-    def __init__(self, num_envs: int, seed: int, first: str, ends: float = 0.15) -> None:
+    def __init__(self, num_envs: int, seed: int, first: str, ends: float = 0.15, side: int = SIDE) -> None:
         self.rng = np.random.default_rng(seed)
-        self.num_envs, self.first, self.ends = num_envs, first, ends
+        self.num_envs, self.first, self.ends, self.side = num_envs, first, ends, side
         self.observation = np.stack([self._reset() for _ in range(num_envs)])
 
     def _frame(self) -> np.ndarray:
-        return self.rng.integers(0, 256, (SIDE, SIDE), np.uint8)
+        return self.rng.integers(0, 256, (self.side, self.side), np.uint8)
 
     def _reset(self) -> np.ndarray:
         first = self.first if self.first != "any" else self.rng.choice(["zeros", "copies", "random"])
-        stack = self.rng.integers(0, 256, (STACK, SIDE, SIDE), np.uint8)
+        stack = self.rng.integers(0, 256, (STACK, self.side, self.side), np.uint8)
         if first != "random":
             stack[:-1] = 0 if first == "zeros" else stack[-1]
         return stack

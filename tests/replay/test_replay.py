@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from redline.replay import Limiter, Replay, ReplayConfig
+from redline.runs.checkpoint import load_checkpoint, save_checkpoint
 from redline.types import Spec, Tree, tree_leaves, tree_map
 from tests.replay.naive import NaiveReplay, Pictures, add, compare, picture_spec
 
@@ -175,9 +176,11 @@ def copied(tree: Tree) -> Tree:
     return tree_map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
-def draws(replay: Replay, pictures: Pictures, steps: int) -> list[Any]:
-    """Go on for some steps with a draw and new priorities each; everything drawn."""
+def draws(replay: Replay, pictures: Pictures, steps: int, first: int = 0) -> list[Any]:
+    """Go on for some steps with a draw and new priorities each; everything drawn. The ``first`` without."""
     seen = []
+    for _ in range(first):
+        add(replay, pictures.step())
     for _ in range(steps):
         add(replay, pictures.step())
         batch = replay.sample(8, beta=0.7)
@@ -195,9 +198,7 @@ def test_state_round_trip_gives_the_same_draws(
 ) -> None:
     config = ReplayConfig(capacity=60, prioritized=prioritized, compression=compression, n_step=n_step)
     replay, pictures = Replay(picture_spec(), config, 3, seed=5), Pictures(3, 0, "any")
-    for _ in range(5):
-        add(replay, pictures.step())
-    draws(replay, pictures, steps)
+    draws(replay, pictures, steps, first=5)
     state = copied(replay.state())
     text = json.dumps(tree_map(lambda leaf: leaf.tolist() if isinstance(leaf, np.ndarray) else leaf, state))
     assert all(not isinstance(leaf, int) or abs(leaf) < 2**63 for leaf in tree_leaves(json.loads(text)))
@@ -208,6 +209,20 @@ def test_state_round_trip_gives_the_same_draws(
     assert len(twin) == len(replay)
     seen, right = draws(twin, twin_pictures, 70), draws(replay, pictures, 70)
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(seen, right, strict=True))
+
+
+def test_checkpoint_on_disk(tmp_path: Path) -> None:
+    for config in (ReplayConfig(60, prioritized=True), ReplayConfig(60, n_step=3, compression="lz4")):
+        replay, pictures = Replay(picture_spec(side=40), config, 3, seed=5), Pictures(3, 0, "any", side=40)
+        draws(replay, pictures, 40, first=5)
+        path = save_checkpoint(tmp_path, 40, {"replay": replay.state()})
+        twin = Replay(picture_spec(side=40), config, 3, seed=6)
+        twin.load_state(load_checkpoint(path)["replay"])
+        for _ in range(4):
+            for left, right in zip(
+                *(vars(one.sample(32, 0.5)).values() for one in (replay, twin)), strict=True
+            ):
+                assert (left is None and right is None) or torch.equal(left, right)
 
 
 def test_break_episodes_ends_open_episodes_at_their_newest_observation() -> None:

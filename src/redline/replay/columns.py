@@ -190,15 +190,25 @@ def gib(size: float) -> str:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be taken without swapping, where the system tells (Linux), else None."""
+    """Bytes that can be taken without swapping or passing the container's limit (Linux); None elsewhere."""
+    available = _fields("/proc/meminfo").get("MemAvailable:")
+    if available is None:
+        return None
+    available *= 1024
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no container of this kind, or "max": no limit
+        return available
+    return min(available, limit - _fields("/sys/fs/cgroup/memory.stat").get("anon", 0))
+
+
+def _fields(path: str) -> dict[str, int]:
+    """Lines of "name number ..." of a file of the kernel's; nothing where there is none."""
+    try:
+        lines = [line.split() for line in Path(path).read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}
 
 
 def _import_lz4() -> ModuleType:
