@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # worker processes import this file, and do without torch: seconds and 150 MB for each
+    import torch
+    from torch import Tensor
 
 Tree = Any  # an array or tensor, or a (nested) dict of them
 
@@ -188,8 +190,8 @@ class Network(Protocol):
         """Zero recurrent state [B, ...] (a dict of tensors), or None for feed-forward networks."""
 
 
-Metrics = dict[str, Tensor | float]
-Loss = Callable[[Any, Any], tuple[Tensor, Metrics]]  # (network, batch) -> scalar loss and metrics, left on device
+Metrics = dict[str, "Tensor | float"]
+Loss = Callable[[Any, Any], tuple["Tensor", Metrics]]  # (network, batch) -> scalar loss and metrics, left on device
 
 
 @dataclass
