@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from redline import environments, networks
-from redline.learners.flat import Snapshot, flatten_parameters
+from redline.learners.flat import flatten_parameters
 from redline.recipes import family_of, find
 from redline.recipes.config import load_yaml, override, save_yaml
 from redline.reports.html import write_report
@@ -117,7 +116,7 @@ class Policy:
         flat.copy_(weights)
         for name, buffer in network.named_buffers():
             buffer.copy_(state["learner"]["buffers"][name])
-        self.network = Snapshot(network, flat, torch.float32, share=True).network
+        self.network = network.requires_grad_(False)
         self.steps = int(state["counters"]["steps"])
         self.reset()
 
@@ -125,11 +124,19 @@ class Policy:
         """Forget recurrent state: call at an episode's start."""
         self._player: Player | None = None
 
-    def act(self, observation: Tree, *, action_mask: np.ndarray | None = None, explore: bool = False) -> np.ndarray:
+    def act(
+        self, observation: Tree, *, action_mask: np.ndarray | None = None, explore: bool = False
+    ) -> np.ndarray:
         """The action for one observation [...] (or actions for a batch [B, ...]), as the environment takes it."""
         single = self._is_single(observation)
         batch = tree_map(lambda x: np.asarray(x)[None] if single else np.asarray(x), observation)
-        mask = None if action_mask is None else np.asarray(action_mask)[None] if single else np.asarray(action_mask)
+        mask = (
+            None
+            if action_mask is None
+            else np.asarray(action_mask)[None]
+            if single
+            else np.asarray(action_mask)
+        )
         size = len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
         if self._player is None or len(self._player.reset) != size:
             self._player = Player(self.algorithm, self.network, size)
@@ -142,14 +149,18 @@ class Policy:
         while isinstance(observation, dict):
             key = next(iter(observation))
             if key not in space.spaces:
-                raise UserError(f"observation has {key!r}, which {self.spec.name} has not: {sorted(space.spaces)}")
+                raise UserError(
+                    f"observation has {key!r}, which {self.spec.name} has not: {sorted(space.spaces)}"
+                )
             observation, space = observation[key], space[key]
         shape, own = np.shape(observation), tuple(space.shape)
         if shape == own:
             return True
         if shape[1:] == own:
             return False
-        raise UserError(f"observation has shape {list(shape)}, {self.spec.name} gives {list(own)} or [B, *{list(own)}]")
+        raise UserError(
+            f"observation has shape {list(shape)}, {self.spec.name} gives {list(own)} or [B, *{list(own)}]"
+        )
 
 
 def train(
@@ -180,7 +191,9 @@ def train(
         raise UserError(f"train has no option {min(unknown)!r}: name, folder, observer and config are left")
     experiment = make_experiment(environment, recipe, config=options.get("config"), overrides=overrides)
     shorthand = {"run.steps": steps, "run.seed": seed, "sampler.num_envs": num_envs, "learner.device": device}
-    experiment = override(experiment, [f"{key}={value}" for key, value in shorthand.items() if value is not None])
+    experiment = override(
+        experiment, [f"{key}={value}" for key, value in shorthand.items() if value is not None]
+    )
     folder = RunFolder.create(
         options.get("name"),
         environment=environments.probe(experiment.environment).name,
@@ -209,7 +222,9 @@ def make_experiment(
     return override(experiment, list(overrides))
 
 
-def resume(run: str | Path | Run, *, steps: int | None = None, observer: Observer | None = None, folder: str = "runs") -> Run:
+def resume(
+    run: str | Path | Run, *, steps: int | None = None, observer: Observer | None = None, folder: str = "runs"
+) -> Run:
     """Go on with a run where its newest checkpoint stands; ``steps`` changes how many agent steps it shall have in all."""
     found = RunFolder.open(run.path if isinstance(run, Run) else run, base=folder)
     experiment = load_yaml(Experiment, found.config)
@@ -222,7 +237,9 @@ def resume(run: str | Path | Run, *, steps: int | None = None, observer: Observe
     return _run(experiment, found, watch, loaded.state if loaded else None)
 
 
-def _run(experiment: Experiment, folder: RunFolder, observer: Observer, restored: dict[str, Any] | None) -> Run:
+def _run(
+    experiment: Experiment, folder: RunFolder, observer: Observer, restored: dict[str, Any] | None
+) -> Run:
     with folder:
         done = training.train(experiment, folder, observer, restored, prepare=_write_config)
         counters = done.counters
@@ -257,18 +274,24 @@ def load(run: str | Path, which: Which = "latest", *, folder: str = "runs") -> P
     return Policy(experiment, loaded.state)
 
 
-def evaluate(policy: Policy | Run, episodes: int = 20, *, seed: int = 1_000_000, explore: bool = False) -> Evaluation:
+def evaluate(
+    policy: Policy | Run, episodes: int = 20, *, seed: int = 1_000_000, explore: bool = False
+) -> Evaluation:
     """Play whole episodes in fresh environments, greedily unless ``explore``."""
     if episodes < 1:
         raise UserError(f"episodes must be 1 or more, got {episodes}")
     if isinstance(policy, Run):
         policy = policy.load()
     with training.one_thread_each():
-        ended = play_episodes(policy.experiment, policy.algorithm, policy.network, episodes, seed, explore=explore)
+        ended = play_episodes(
+            policy.experiment, policy.algorithm, policy.network, episodes, seed, explore=explore
+        )
     return Evaluation([e.episode_return for e in ended], [e.length for e in ended])
 
 
-def record(run: str | Path, episodes: int = 1, *, which: Which = "latest", seed: int = 0, folder: str = "runs") -> Path:
+def record(
+    run: str | Path, episodes: int = 1, *, which: Which = "latest", seed: int = 0, folder: str = "runs"
+) -> Path:
     """Film whole episodes into the run's ``videos/`` and return the mp4's path."""
     import imageio.v2 as imageio  # late: only films need it
 
@@ -281,10 +304,14 @@ def record(run: str | Path, episodes: int = 1, *, which: Which = "latest", seed:
     def film(environment: Environment, _step: Step) -> None:
         picture = environment.render()
         if picture is None:
-            raise RunError(f"{policy.spec.name} draws no pictures (it renders nothing as rgb_array), so it cannot be filmed")
+            raise RunError(
+                f"{policy.spec.name} draws no pictures (it renders nothing as rgb_array), so it cannot be filmed"
+            )
         pictures.append(_even(picture))
 
-    play_episodes(policy.experiment, policy.algorithm, policy.network, episodes, seed, after_step=film, num_envs=1)
+    play_episodes(
+        policy.experiment, policy.algorithm, policy.network, episodes, seed, after_step=film, num_envs=1
+    )
     fps = 60 // policy.spec.action_repeat if family_of(policy.spec.name) == "atari" else 30
     imageio.mimwrite(path, pictures, fps=fps, macro_block_size=1)  # type: ignore[arg-type]
     return path

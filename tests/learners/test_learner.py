@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from redline.learners.config import LearnerConfig
-from redline.learners.flat import Snapshot, flatten_parameters
+from redline.learners.flat import cut_tiles
 from redline.learners.learner import Learner
 from redline.runtime.pool import Pool
 
@@ -40,7 +40,9 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("sizes", [(6, 6), (9, 3), (4, 4, 4)])
-def test_shards_equal_one_step_on_the_union_batch(data: tuple[Tensor, Tensor], sizes: tuple[int, ...]) -> None:
+def test_shards_equal_one_step_on_the_union_batch(
+    data: tuple[Tensor, Tensor], sizes: tuple[int, ...]
+) -> None:
     # systems.md section 3 check 1 and section 10 check 1, uneven shards weighted by count.
     x, y = data
     whole = learner()
@@ -83,7 +85,9 @@ def test_matches_the_ordinary_optimiser(data: tuple[Tensor, Tensor]) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_restored_learner_goes_on_bit_for_bit(data: tuple[Tensor, Tensor], optimizer: Any, threads: int) -> None:
+def test_a_restored_learner_goes_on_bit_for_bit(
+    data: tuple[Tensor, Tensor], optimizer: Any, threads: int
+) -> None:
     config = replace(CONFIG, optimizer=optimizer, threads=threads)
     x, y = data
     parts = list(zip(x.tensor_split(threads), y.tensor_split(threads), strict=True))
@@ -96,32 +100,53 @@ def test_a_restored_learner_goes_on_bit_for_bit(data: tuple[Tensor, Tensor], opt
         first.step(loss, parts)
         second.step(loss, parts)
     assert torch.equal(first.flat, second.flat)
-    assert torch.equal(torch.randperm(9, generator=first.generator), torch.randperm(9, generator=second.generator))
+    assert torch.equal(
+        torch.randperm(9, generator=first.generator), torch.randperm(9, generator=second.generator)
+    )
 
 
 def test_the_target_changes_only_when_copied(data: tuple[Tensor, Tensor]) -> None:
     made = learner()
     made.make_target()
-    before = made._target.own.clone()
+    before = [p.clone() for p in made.target.parameters()]
     made.step(loss, [data])
-    assert torch.equal(made._target.own, before)
+    assert all(torch.equal(p, q) for p, q in zip(made.target.parameters(), before, strict=True))
     made.copy_target()
-    assert torch.equal(made._target.own, made.flat)
-    torch.testing.assert_close(made.target(data[0]), made.network(data[0]))
+    assert all(
+        torch.equal(p, q) for p, q in zip(made.target.parameters(), made.network.parameters(), strict=True)
+    )
 
 
-def test_a_bf16_snapshot_follows_only_on_load(data: tuple[Tensor, Tensor]) -> None:
-    model = network()
-    flat = flatten_parameters(model)
-    shared = Snapshot(model, flat, torch.float32, share=True)
-    rounded = Snapshot(model, flat, torch.bfloat16, share=True)
-    with torch.no_grad():
-        flat.mul_(2.0)
-    assert torch.equal(shared.network(data[0]), model(data[0]))
-    assert not torch.equal(rounded.own, flat.bfloat16())
-    rounded.load()
-    assert torch.equal(rounded.own, flat.bfloat16())
-    assert not any(p.requires_grad for p in shared.network.parameters())
+def test_bf16_computes_with_rounded_weights_and_steps_the_full_ones(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    made = learner(replace(CONFIG, precision="bf16"))
+    exact = learner()
+    assert next(made.network.parameters()).dtype == torch.bfloat16
+    for _ in range(3):
+        made.step(loss, [(x.bfloat16(), y)])
+        exact.step(loss, [(x, y)])
+    assert made.flat.dtype == torch.float32
+    assert torch.equal(made.compute, made.flat.bfloat16())
+    torch.testing.assert_close(made.flat, exact.flat, atol=2e-2, rtol=0)
+    assert not torch.equal(
+        made.flat, made.flat.bfloat16().float()
+    )  # the full weights keep what rounding drops
+
+
+def test_acting_network_follows_every_step_without_gradients(data: tuple[Tensor, Tensor]) -> None:
+    made = learner()
+    made.step(loss, [data])
+    assert torch.equal(made.acting(data[0]), made.network(data[0]))
+    assert not any(p.requires_grad for p in made.acting.parameters())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_tiles_cover_the_flat_buffer_once(workers: int) -> None:
+    shares = [tiles for tiles in cut_tiles(network(), workers) if tiles]
+    edges = [0, *(tile.stop for tiles in shares for tile in tiles)]
+    starts = [tile.start for tiles in shares for tile in tiles]
+    assert edges[:-1] == starts
+    assert edges[-1] == sum(p.numel() for p in network().parameters())
 
 
 def test_annealing_reaches_zero() -> None:

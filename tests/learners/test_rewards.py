@@ -26,7 +26,10 @@ def test_normalize_divides_by_the_deviation_of_discounted_returns() -> None:
             running = running * 0.9 + reward[t].numpy().astype(np.float64)
             seen.extend(running)
             running = running * ~done[t].numpy()
-    assert transform.variance == np.float64(np.var(seen)).item() or abs(transform.variance / np.var(seen) - 1) < 1e-3
+    assert (
+        transform.variance == np.float64(np.var(seen)).item()
+        or abs(transform.variance / np.var(seen) - 1) < 1e-3
+    )
     expected = (reward / np.sqrt(np.var(seen))).clamp(-10, 10)
     torch.testing.assert_close(scaled, expected, rtol=1e-2, atol=1e-3)
 

@@ -17,7 +17,9 @@ class SamplerConfig:
         if self.num_envs < 1:
             raise ValueError(f"num_envs must be 1 or more, got {self.num_envs}")
         if self.shards < 0 or self.groups < 0:
-            raise ValueError(f"shards and groups must be 0 (chosen) or more, got {self.shards}, {self.groups}")
+            raise ValueError(
+                f"shards and groups must be 0 (chosen) or more, got {self.shards}, {self.groups}"
+            )
         if self.shards * max(self.groups, 1) > self.num_envs:
             raise ValueError(
                 f"{self.shards} shards x {max(self.groups, 1)} groups need as many environments, "

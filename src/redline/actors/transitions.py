@@ -1,6 +1,6 @@
 """The actor that feeds a replay: one step at a time, so that learning can go on while the environments step.
 
-    act -> send -> (the learner updates meanwhile) -> receive -> replay.add
+act -> send -> (the learner updates meanwhile) -> receive -> replay.add
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ Add = Callable[..., None]  # replay's ``add``
 class ReplayActor:
     """Steps one batch of environments. Call ``act``, then ``receive``, in turn."""
 
-    def __init__(self, environment: Environment, algorithm: Any, network: Any, *, seed: int, device: str = "cpu") -> None:
+    def __init__(
+        self, environment: Environment, algorithm: Any, network: Any, *, seed: int, device: str = "cpu"
+    ) -> None:
         self.environment, self.algorithm, self.network = environment, algorithm, network
         self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)

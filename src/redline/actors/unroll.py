@@ -24,7 +24,9 @@ class Interrupted(Exception):
     """The actor was told to stop in the middle of an unroll."""
 
 
-def allocate(algorithm: Any, network: Any, spec: Spec, length: int, num_envs: int, *, debug: bool = False) -> Unroll:
+def allocate(
+    algorithm: Any, network: Any, spec: Spec, length: int, num_envs: int, *, debug: bool = False
+) -> Unroll:
     """An empty unroll [length, num_envs]. ``debug`` fills floats with NaN, so that an unwritten row is noticed."""
     space_zeros = _zeros_like_space(spec.observation, (length + 1, num_envs))
     action_shape, action_dtype = _action_form(spec)
@@ -40,7 +42,8 @@ def allocate(algorithm: Any, network: Any, spec: Spec, length: int, num_envs: in
         reset=torch.zeros((length + 1, num_envs), dtype=torch.bool),
         final_value=torch.zeros((length, num_envs)),
         record={
-            name: torch.zeros((length, num_envs, *shape), dtype=dtype) for name, (shape, dtype) in algorithm.record().items()
+            name: torch.zeros((length, num_envs, *shape), dtype=dtype)
+            for name, (shape, dtype) in algorithm.record().items()
         },
         state=network.initial_state(num_envs),
         bootstrap_value=torch.zeros(num_envs),
@@ -138,7 +141,11 @@ class Actor:
 
     def _write_observation(self, group: _Group, unroll: Unroll, t: int) -> None:
         columns = group.columns
-        tree_map(lambda slot, now: slot[t, columns].copy_(torch.from_numpy(now)), unroll.observation, group.now.observation)
+        tree_map(
+            lambda slot, now: slot[t, columns].copy_(torch.from_numpy(now)),
+            unroll.observation,
+            group.now.observation,
+        )
         unroll.reset[t, columns] = group.reset
         if unroll.action_mask is not None:
             unroll.action_mask[t, columns] = torch.from_numpy(group.now.action_mask)
@@ -155,7 +162,9 @@ class Actor:
             return leaf.to(self.device, non_blocking=True)
 
         return x._replace(
-            observation=tree_map(move, x.observation), reset=move(x.reset), action_mask=tree_map(move, x.action_mask)
+            observation=tree_map(move, x.observation),
+            reset=move(x.reset),
+            action_mask=tree_map(move, x.action_mask),
         )
 
     def _act(self, group: _Group, unroll: Unroll, t: int, steps: int) -> None:
@@ -189,7 +198,9 @@ class Actor:
 
     def _value_of_truncated(self, group: _Group, unroll: Unroll, t: int, step: Step) -> None:
         rows = torch.from_numpy(np.flatnonzero(step.truncated))  # on the host
-        final = tree_map(lambda x: torch.from_numpy(np.ascontiguousarray(x)).index_select(0, rows), step.final_observation)
+        final = tree_map(
+            lambda x: torch.from_numpy(np.ascontiguousarray(x)).index_select(0, rows), step.final_observation
+        )
         state = tree_map(lambda x: x.index_select(0, rows.to(x.device)), group.state)
         never = torch.zeros(len(rows), dtype=torch.bool)
         x = ActInput(final, state, never, None, self.generator, 0)
@@ -208,7 +219,8 @@ class Actor:
         return {
             "generator": self.generator.get_state(),
             "groups": [
-                {"environment": g.environment.state(), "reset": g.reset, "state": g.state} for g in self.groups
+                {"environment": g.environment.state(), "reset": g.reset, "state": g.state}
+                for g in self.groups
             ],
         }
 

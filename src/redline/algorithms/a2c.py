@@ -35,7 +35,9 @@ class A2CConfig:
         if self.unroll < 1:
             raise ValueError(f"unroll must be 1 or more, got {self.unroll}")
         if not 0 < self.gamma <= 1 or not 0 <= self.gae_lambda <= 1:
-            raise ValueError(f"gamma must be in (0, 1] and gae_lambda in [0, 1], got {self.gamma}, {self.gae_lambda}")
+            raise ValueError(
+                f"gamma must be in (0, 1] and gae_lambda in [0, 1], got {self.gamma}, {self.gae_lambda}"
+            )
 
 
 class A2C:
@@ -65,7 +67,11 @@ class A2C:
         """One optimiser step on one unroll [T, B]."""
         ended = unroll.terminated | unroll.truncated
         reward, discount = episode_ends(
-            learner.rewards(unroll.reward, ended), unroll.terminated, unroll.truncated, unroll.final_value, self.config.gamma
+            learner.rewards(unroll.reward, ended),
+            unroll.terminated,
+            unroll.truncated,
+            unroll.final_value,
+            self.config.gamma,
         )
         advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
         samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
@@ -79,10 +85,16 @@ class A2C:
     def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
         """Scalar loss and metrics (left on the device) of samples [T, N]; advantages are constants."""
         output, _ = network(batch.observation, batch.state, batch.reset)
-        log_prob, entropy = self.distribution.log_prob_entropy(output.policy.float(), batch.action, batch.action_mask)
+        log_prob, entropy = self.distribution.log_prob_entropy(
+            output.policy.float(), batch.action, batch.action_mask
+        )
         policy_loss = policy_gradient_loss(log_prob, batch.advantage).mean()
         error = value_loss(output.value.float(), batch.target).mean()
         entropy = entropy.mean()
         total = policy_loss + self.config.value_cost * error - self.config.entropy_cost * entropy
-        metrics: Metrics = {"policy_loss": policy_loss.detach(), "value_loss": error.detach(), "entropy": entropy.detach()}
+        metrics: Metrics = {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": error.detach(),
+            "entropy": entropy.detach(),
+        }
         return total, metrics

@@ -85,7 +85,10 @@ class DQN:
         config = self.config
         if steps < config.learning_starts:
             return 0
-        return steps // config.update_every - max(steps - num_envs, config.learning_starts) // config.update_every
+        return (
+            steps // config.update_every
+            - max(steps - num_envs, config.learning_starts) // config.update_every
+        )
 
     def update(self, learner: Any, batch: ReplayBatch) -> tuple[Metrics, Tensor]:
         """One optimiser step on a replay batch [N]; returns metrics and absolute TD errors f32[N] (new priorities)."""
@@ -107,7 +110,9 @@ class DQN:
             next_values = _values(target, batch.next_observation)
             if self.config.double:
                 online = _values(network, batch.next_observation)
-                backup = double_q_target(batch.reward, batch.discount, online, next_values, batch.next_action_mask)
+                backup = double_q_target(
+                    batch.reward, batch.discount, online, next_values, batch.next_action_mask
+                )
             else:
                 backup = q_target(batch.reward, batch.discount, next_values, batch.next_action_mask)
         chosen = taken(values, batch.action)

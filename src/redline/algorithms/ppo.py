@@ -43,7 +43,9 @@ class PPOConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if not 0 < self.gamma <= 1 or not 0 <= self.gae_lambda <= 1:
-            raise ValueError(f"gamma must be in (0, 1] and gae_lambda in [0, 1], got {self.gamma}, {self.gae_lambda}")
+            raise ValueError(
+                f"gamma must be in (0, 1] and gae_lambda in [0, 1], got {self.gamma}, {self.gae_lambda}"
+            )
         if self.clip <= 0:
             raise ValueError(f"clip must be above 0, got {self.clip}")
 
@@ -79,14 +81,20 @@ class PPO:
             self.clip = config.clip * (1.0 - fraction)
         ended = unroll.terminated | unroll.truncated
         reward, discount = episode_ends(
-            learner.rewards(unroll.reward, ended), unroll.terminated, unroll.truncated, unroll.final_value, config.gamma
+            learner.rewards(unroll.reward, ended),
+            unroll.terminated,
+            unroll.truncated,
+            unroll.final_value,
+            config.gamma,
         )
         advantage = gae(reward, discount, on_policy.next_values(unroll), config.gae_lambda)
         samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
         history: list[Metrics] = []
         for _ in range(config.epochs):
             order = torch.randperm(samples.columns, generator=learner.generator).to(samples.action.device)
-            history += [self._minibatch(learner, samples, index) for index in order.tensor_split(config.minibatches)]
+            history += [
+                self._minibatch(learner, samples, index) for index in order.tensor_split(config.minibatches)
+            ]
             if config.target_kl is not None and float(history[-1]["approximate_kl"]) > 1.5 * config.target_kl:
                 break
         return {name: sum(m[name] for m in history) / len(history) for name in history[0]}
@@ -95,7 +103,10 @@ class PPO:
         advantage = samples.advantage.index_select(1, index)
         mean, scale = 0.0, 1.0
         if self.config.normalize_advantage and advantage.numel() > 1:
-            mean, scale = advantage.mean(), advantage.std() + 1e-8  # of the whole minibatch, whatever the shards
+            mean, scale = (
+                advantage.mean(),
+                advantage.std() + 1e-8,
+            )  # of the whole minibatch, whatever the shards
 
         def loss(network: Any, part: Tensor) -> tuple[Tensor, Metrics]:
             batch = samples.take(part)
@@ -109,7 +120,9 @@ class PPO:
         """Scalar loss and metrics (left on the device) of samples [T, N] with normalised advantages."""
         config = self.config
         output, _ = network(batch.observation, batch.state, batch.reset)
-        log_prob, entropy = self.distribution.log_prob_entropy(output.policy.float(), batch.action, batch.action_mask)
+        log_prob, entropy = self.distribution.log_prob_entropy(
+            output.policy.float(), batch.action, batch.action_mask
+        )
         policy_loss = ppo_clip_loss(log_prob, batch.log_prob, batch.advantage, self.clip).mean()
         error = value_loss(output.value.float(), batch.target, batch.value, config.value_clip).mean()
         entropy = entropy.mean()

@@ -16,10 +16,14 @@ class LearnerConfig:
     epsilon: float = 1e-5  # added to the optimiser's denominator
     decay: float = 0.99  # RMSProp's averaging of squared gradients
     max_grad_norm: float | None = 0.5  # global norm, clipped after the gradients of all shards are averaged
-    reward: Literal["raw", "clip", "normalize"] = "raw"  # clip: to [-1, 1]; normalize: by the returns' deviation
+    reward: Literal["raw", "clip", "normalize"] = (
+        "raw"  # clip: to [-1, 1]; normalize: by the returns' deviation
+    )
     device: str = "auto"  # cpu, cuda, cuda:N; auto: cuda where there is one
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 for images on processors that have it
-    threads: int = 0  # data-parallel gradient shards on the CPU; 0: chosen from the network's size and the cores
+    threads: int = (
+        0  # data-parallel gradient shards on the CPU; 0: chosen from the network's size and the cores
+    )
     compile: bool = False  # torch.compile of the loss (long warm-up; pays on GPU)
     cuda_graphs: bool = True  # capture the update once and replay it (CUDA only)
 

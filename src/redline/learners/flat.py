@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,63 +15,65 @@ def flatten_parameters(network: nn.Module) -> Tensor:
     Convolution weights keep channels-last strides, so that a kernel that wants them so finds them so.
     """
     parameters = list(network.parameters())
-    flat = torch.empty(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
-    alias_parameters(network, flat, copy_values=True)
+    flat = torch.empty(
+        sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device
+    )
+    for view, parameter in zip(parameter_views(network, flat), parameters, strict=True):
+        view.copy_(parameter.data)
+        parameter.data = view
     return flat
 
 
-def alias_parameters(network: nn.Module, flat: Tensor, *, copy_values: bool = False) -> list[Tensor]:
-    """Make ``network``'s parameters views of ``flat`` [P], in order; returns the views."""
+def parameter_views(network: nn.Module, flat: Tensor) -> list[Tensor]:
+    """Views of ``flat`` [P] shaped like the network's parameters, in their order."""
     views, start = [], 0
     for parameter in network.parameters():
-        view = view_like(flat[start : start + parameter.numel()], parameter)
-        if copy_values:
-            view.copy_(parameter.data)
-        parameter.data = view
-        views.append(view)
+        piece = flat[start : start + parameter.numel()]
+        if parameter.dim() == 4:
+            out, channels, height, width = parameter.shape
+            views.append(piece.view(out, height, width, channels).permute(0, 3, 1, 2))
+        else:
+            views.append(piece.view(parameter.shape))
         start += parameter.numel()
     return views
 
 
-def view_like(piece: Tensor, parameter: Tensor) -> Tensor:
-    """A view of a flat piece with the parameter's shape; channels-last strides for 4-d weights."""
-    if parameter.dim() == 4:
-        out, channels, height, width = parameter.shape
-        return piece.view(out, height, width, channels).permute(0, 3, 1, 2)
-    return piece.view(parameter.shape)
+def twin(network: nn.Module, flat: Tensor, *, trainable: bool, share_buffers: bool = True) -> nn.Module:
+    """A second module over the weights in ``flat`` [P], of any dtype; buffers are the network's own unless copied."""
+    made = copy.deepcopy(network).requires_grad_(trainable)
+    for view, parameter in zip(parameter_views(made, flat), made.parameters(), strict=True):
+        parameter.data = view
+    for mine, theirs in zip(made.buffers(), network.buffers(), strict=True):
+        mine.data = theirs.data if share_buffers else theirs.data.clone()
+    return made
 
 
-def replica(network: nn.Module, flat: Tensor) -> nn.Module:
-    """A second module over the same parameter and buffer memory: own autograd leaves, no second copy of weights."""
-    twin = copy.deepcopy(network)
-    alias_parameters(twin, flat)
-    for mine, theirs in zip(twin.buffers(), network.buffers(), strict=True):
-        mine.data = theirs.data
-    return twin
+@dataclass(frozen=True)
+class Tile:
+    """Rows of one parameter: a contiguous piece of the flat buffer that one thread reduces and steps."""
+
+    parameter: int  # its number
+    rows: slice
+    start: int  # in the flat buffer
+    stop: int
 
 
-class Snapshot:
-    """A copy of a network for inference, in its own precision, that follows the learner's flat buffer.
-
-    At f32 on the learner's device it is no copy at all but shares the learner's memory (``follows`` is then True and
-    ``load`` does nothing); in bf16 it keeps its own buffer, so that weights are rounded once a publication and not at
-    every forward pass.
-    """
-
-    def __init__(self, network: nn.Module, flat: Tensor, dtype: torch.dtype, *, share: bool) -> None:
-        self.source, self.flat = network, flat
-        self.follows = share and dtype == flat.dtype
-        self.network = copy.deepcopy(network).requires_grad_(False)
-        self.own = flat if self.follows else flat.to(dtype, copy=True)
-        alias_parameters(self.network, self.own)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.data = theirs.data if self.follows else theirs.data.clone()
-
-    @torch.no_grad()
-    def load(self) -> None:
-        """Take the learner's newest weights and buffers."""
-        if self.follows:
-            return
-        self.own.copy_(self.flat)
-        for mine, theirs in zip(self.network.buffers(), self.source.buffers(), strict=True):
-            mine.copy_(theirs)
+def cut_tiles(network: nn.Module, workers: int) -> list[list[Tile]]:
+    """Share the parameters out among ``workers`` in contiguous pieces of about equal size, cutting between rows."""
+    shapes = [p.shape for p in network.parameters()]
+    total = sum(shape.numel() for shape in shapes)
+    shares: list[list[Tile]] = [[] for _ in range(workers)]
+    start, worker = 0, 0
+    for number, shape in enumerate(shapes):
+        count = shape[0] if len(shape) else 1
+        width = shape.numel() // max(count, 1)
+        row = 0
+        while row < count:
+            room = total * (worker + 1) // workers - start
+            rows = count - row if worker == workers - 1 else min(max(round(room / width), 0), count - row)
+            if rows == 0:
+                worker += 1
+                continue
+            shares[worker].append(Tile(number, slice(row, row + rows), start, start + rows * width))
+            start, row = start + rows * width, row + rows
+    return shares

@@ -3,11 +3,13 @@
 On a CPU the shards of a minibatch are computed by threads side by side (torch releases the GIL): two single-threaded
 workers beat one with two threads. The result is that of one step on the union of the shards, always summed in the
 same order, so a run is deterministic whatever the threads' timing.
+
+In bf16 the networks compute with a rounded copy of the weights, made once an update; gradients are summed, clipped
+and applied to the f32 weights. Autocast would round the same values at every forward pass.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -16,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from redline.learners.config import LearnerConfig
-from redline.learners.flat import Snapshot, flatten_parameters, replica, view_like
+from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.rewards import RewardTransform
 from redline.types import Loss, Metrics
 
-Parallel = Callable[[Sequence[Callable[[], Any]]], list[Any]]  # runs tasks side by side, returns their results
+Parallel = Callable[
+    [Sequence[Callable[[], Any]]], list[Any]
+]  # runs tasks side by side, returns their results
 
 
 def serial(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -29,44 +33,54 @@ def serial(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 class Learner:
-    """Owns the weights and the optimiser. ``version`` counts updates and stamps whatever is published."""
+    """Owns the weights and the optimiser. ``version`` counts updates and stamps whatever is published.
+
+    ``network`` computes with the newest weights; ``acting`` is the same without gradients; ``target`` is a copy that
+    changes only by ``copy_target``.
+    """
 
     def __init__(
-        self, network: nn.Module, config: LearnerConfig, *, seed: int, num_envs: int, gamma: float, parallel: Parallel = serial
+        self,
+        network: nn.Module,
+        config: LearnerConfig,
+        *,
+        seed: int,
+        num_envs: int,
+        gamma: float,
+        parallel: Parallel = serial,
     ) -> None:
         self.config = config
         self.device = torch.device(config.device)
-        self.network = network.to(self.device)
-        self.flat = flatten_parameters(self.network)  # f32[P]
+        self.flat = flatten_parameters(network.to(self.device))  # f32[P]
         self.gradient = torch.zeros_like(self.flat)  # f32[P]
+        self.compute = self.flat if config.precision == "fp32" else self.flat.to(torch.bfloat16)  # [P]
         self.shards = max(config.threads, 1) if self.device.type == "cpu" else 1
-        self.generator = torch.Generator().manual_seed(seed)  # for shuffling: on the host, the same on every device
+        self._networks = [twin(network, self.compute, trainable=True) for _ in range(self.shards)]
+        self.network = self._networks[0]
+        self.acting = twin(self.network, self.compute, trainable=False)
+        self.target: nn.Module | None = None
+        self._target = self.compute
+        self.generator = torch.Generator().manual_seed(
+            seed
+        )  # for shuffling: on the host, the same on every device
         self.rewards = RewardTransform(config.reward, num_envs, gamma)
         self.version = 0
         self.learning_rate = config.learning_rate
         self._parallel = parallel
-        self._networks = [self.network, *(replica(self.network, self.flat) for _ in range(self.shards - 1))]
-        self._partial = [self.gradient, *(torch.zeros_like(self.flat) for _ in range(self.shards - 1))]
-        self._views = [self._gradient_views(buffer) for buffer in self._partial]
-        self._pieces = [slice(*bounds) for bounds in _bounds(self.flat.numel(), self.shards)]
-        self._optimizers = [self._make_optimizer(piece) for piece in self._pieces]
-        self._target: Snapshot | None = None
-        self.target: nn.Module | None = None
+        self._views = parameter_views(network, self.gradient)
+        self._tiles = [tiles for tiles in cut_tiles(network, self.shards) if tiles]
+        self._optimizers = [self._make_optimizer(tiles) for tiles in self._tiles]
 
-    def _gradient_views(self, buffer: Tensor) -> list[Tensor]:
-        views, start = [], 0
-        for parameter in self.network.parameters():
-            views.append(view_like(buffer[start : start + parameter.numel()], parameter))
-            start += parameter.numel()
-        return views
-
-    def _make_optimizer(self, piece: slice) -> torch.optim.Optimizer:
+    def _make_optimizer(self, tiles: list[Tile]) -> torch.optim.Optimizer:
+        piece = slice(tiles[0].start, tiles[-1].stop)
         weights = nn.Parameter(self.flat[piece])
         weights.grad = self.gradient[piece]
-        if self.config.optimizer == "adam":
-            capturable = self.device.type == "cuda"
-            return torch.optim.Adam([weights], lr=self.learning_rate, eps=self.config.epsilon, fused=True, capturable=capturable)
-        return torch.optim.RMSprop([weights], lr=self.learning_rate, alpha=self.config.decay, eps=self.config.epsilon)
+        config = self.config
+        if config.optimizer == "adam":
+            graphs = self.device.type == "cuda" and config.cuda_graphs
+            rate: Any = torch.tensor(self.learning_rate, device=self.device) if graphs else self.learning_rate
+            return torch.optim.Adam([weights], lr=rate, eps=config.epsilon, fused=True)
+        return torch.optim.RMSprop([weights], lr=self.learning_rate, alpha=config.decay, eps=config.epsilon)
 
     def set_progress(self, fraction: float) -> None:
         """Tell the learner what share of the run is done, for the learning-rate schedule."""
@@ -74,32 +88,26 @@ class Learner:
         self.learning_rate = self.config.learning_rate * scale
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which the network computes in the configured precision."""
-        if self.config.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """What inference copies of the network compute in."""
-        return torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(self.learning_rate)
+                else:
+                    group["lr"] = self.learning_rate
 
     def make_target(self) -> None:
         """Keep a target network: ``target``, changed only by ``copy_target``."""
-        self._target = Snapshot(self.network, self.flat, self.compute_dtype, share=False)
-        self.target = self._target.network
+        self._target = self.compute.clone()
+        self.target = twin(self.network, self._target, trainable=False, share_buffers=False)
 
     def copy_target(self) -> None:
-        """Make the target network's parameters equal the online ones, bit for bit (after rounding to its precision)."""
-        assert self._target is not None, "make_target comes first"
-        self._target.load()
+        """Make the target network's parameters equal the online ones, bit for bit."""
+        assert self.target is not None, "make_target comes first"
+        self._target.copy_(self.compute)
+        for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
+            mine.copy_(theirs)
 
     def split(self, index: Tensor) -> list[Tensor]:
         """Cut sample indices i64[N] into one piece per shard (none empty)."""
-        return list(index.tensor_split(min(self.shards, len(index))))
+        return list(index.tensor_split(min(self.shards, len(index)))) if self.shards > 1 else [index]
 
     def step(self, loss: Loss, parts: Sequence[Any], weights: Sequence[float] | None = None) -> Metrics:
         """One optimiser step on the weighted mean of ``loss`` over ``parts`` (at most one part per shard).
@@ -110,45 +118,62 @@ class Learner:
           weights: share of each part, summing to 1 (default: equal), so uneven parts equal their union.
         Returns: metrics averaged over parts, ``gradient_norm`` (before clipping); tensors stay on the device.
         """
-        weights = weights or [1.0 / len(parts)] * len(parts)
-        tasks = [partial(self._differentiate, k, loss, part, weights[k]) for k, part in enumerate(parts)]
-        metrics = self._parallel(tasks)
-        norm = self._apply(len(parts))
+        shares = weights or [1.0 / len(parts)] * len(parts)
+        tasks = [partial(self._differentiate, k, loss, part, shares[k]) for k, part in enumerate(parts)]
+        done = self._parallel(tasks)
+        norm = self._apply([gradients for gradients, _ in done])
         self.version += 1
+        metrics = [metrics for _, metrics in done]
+        if len(metrics) == 1:
+            return metrics[0] | {"gradient_norm": norm}
         merged: Metrics = {
-            name: sum(share * m[name] for share, m in zip(weights, metrics, strict=True)) for name in metrics[0]
+            name: sum(share * m[name] for share, m in zip(shares, metrics, strict=True))
+            for name in metrics[0]
         }
         return merged | {"gradient_norm": norm}
 
-    def _differentiate(self, shard: int, loss: Loss, part: Any, weight: float) -> Metrics:
+    def _differentiate(
+        self, shard: int, loss: Loss, part: Any, weight: float
+    ) -> tuple[tuple[Tensor, ...], Metrics]:
         network = self._networks[shard]
-        with self.autocast():
-            total, metrics = loss(network, part)
-        gradients = torch.autograd.grad(total * weight if weight != 1.0 else total, list(network.parameters()))
-        torch._foreach_copy_(self._views[shard], list(gradients))
-        return metrics
+        total, metrics = loss(network, part)
+        total = total * weight if weight != 1.0 else total
+        return torch.autograd.grad(total, list(network.parameters())), metrics
 
-    def _apply(self, used: int) -> Tensor:
-        if self.shards == 1:
+    def _apply(self, gradients: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Sum the shards' gradients, clip by global norm, step: each thread its own piece of the flat buffer."""
+        if len(self._tiles) == 1:
+            torch._foreach_copy_(self._views, list(gradients[0]))
             norm = torch.linalg.vector_norm(self.gradient)
             self._clip_and_step(0, norm)
             return norm
-        squares = self._parallel([partial(self._reduce, piece, used) for piece in self._pieces])
+        squares = self._parallel([partial(self._reduce, tiles, gradients) for tiles in self._tiles])
         norm = torch.stack(squares).sum().sqrt()
-        self._parallel([partial(self._clip_and_step, k, norm) for k in range(self.shards)])
+        self._parallel([partial(self._clip_and_step, k, norm) for k in range(len(self._tiles))])
         return norm
 
-    def _reduce(self, piece: slice, used: int) -> Tensor:
-        total = self.gradient[piece]
-        for other in self._partial[1:used]:
-            total += other[piece]
-        return total.dot(total)
+    def _reduce(self, tiles: list[Tile], gradients: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        for tile in tiles:
+            target = self._views[tile.parameter][tile.rows]
+            first, *others = (shard[tile.parameter][tile.rows] for shard in gradients)
+            if others and first.dtype == target.dtype:
+                torch.add(first, others.pop(0), out=target)
+            else:
+                target.copy_(first)
+            for other in others:
+                target.add_(other)
+        piece = self.gradient[tiles[0].start : tiles[-1].stop]
+        return piece.dot(piece)
 
-    def _clip_and_step(self, shard: int, norm: Tensor) -> None:
+    def _clip_and_step(self, worker: int, norm: Tensor) -> None:
         limit = self.config.max_grad_norm
-        if limit is not None:
-            self.gradient[self._pieces[shard]].mul_((limit / (norm + 1e-6)).clamp(max=1.0))
-        self._optimizers[shard].step()
+        tiles = self._tiles[worker]
+        piece = slice(tiles[0].start, tiles[-1].stop)
+        if limit is not None and (self.device.type == "cuda" or float(norm) > limit):
+            self.gradient[piece].mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+        self._optimizers[worker].step()
+        if self.compute is not self.flat:
+            self.compute[piece].copy_(self.flat[piece])
 
     def state(self) -> dict[str, Any]:
         """Everything that training needs to go on bit for bit."""
@@ -159,25 +184,23 @@ class Learner:
             "generator": self.generator.get_state(),
             "rewards": self.rewards.state(),
             "version": self.version,
-            "target": None if self._target is None else self._target.own,
+            "target": None if self.target is None else self._target,
         }
 
+    @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to a state that ``state`` gave (on any device; shard counts may differ, sums may then round apart)."""
         self.flat.copy_(state["weights"])
+        self.compute.copy_(self.flat)
         for name, buffer in self.network.named_buffers():
             buffer.copy_(state["buffers"][name])
         _load_optimizers(self._optimizers, state["optimizers"])
         self.generator.set_state(state["generator"].cpu())
         self.rewards.load_state(state["rewards"])
         self.version = int(state["version"])
-        if self._target is not None:
-            self._target.own.copy_(state["target"])
-
-
-def _bounds(total: int, pieces: int) -> list[tuple[int, int]]:
-    edges = [total * k // pieces for k in range(pieces + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+        if self.target is not None:
+            self.copy_target()
+            self._target.copy_(state["target"])
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -190,14 +213,15 @@ def _load_optimizers(optimizers: list[torch.optim.Optimizer], saved: list[dict[s
     if not saved or not saved[0]:
         return
     joined = {
-        name: torch.cat([piece[name] for piece in saved]) if saved[0][name].dim() else saved[0][name] for name in saved[0]
+        name: torch.cat([piece[name] for piece in saved]) if value.dim() else value
+        for name, value in saved[0].items()
     }
     start = 0
     for optimizer in optimizers:
         weights = optimizer.param_groups[0]["params"][0]
         stop = start + weights.numel()
         optimizer.state[weights] = {
-            name: (value[start:stop] if value.dim() else value).clone().to(weights.device if value.dim() else "cpu")
+            name: (value[start:stop] if value.dim() else value).clone().to(weights.device)
             for name, value in joined.items()
         }
         start = stop

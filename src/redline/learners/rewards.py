@@ -17,7 +17,9 @@ class RewardTransform:
 
     def __init__(self, kind: Literal["raw", "clip", "normalize"], num_envs: int, gamma: float) -> None:
         self.kind, self.gamma = kind, gamma
-        self.returns = torch.zeros(num_envs, dtype=torch.float64)  # f64[B] discounted so far, reset with the episode
+        self.returns = torch.zeros(
+            num_envs, dtype=torch.float64
+        )  # f64[B] discounted so far, reset with the episode
         self.count, self.mean, self.square = 1e-4, 0.0, 1e-4  # Welford-style moments; variance starts at 1
 
     def __call__(self, reward: Tensor, done: Tensor) -> Tensor:
@@ -50,7 +52,10 @@ class RewardTransform:
 
     def state(self) -> dict[str, Any]:
         """Statistics and the returns under way."""
-        return {"returns": self.returns, "moments": torch.tensor([self.count, self.mean, self.square], dtype=torch.float64)}
+        return {
+            "returns": self.returns,
+            "moments": torch.tensor([self.count, self.mean, self.square], dtype=torch.float64),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to a state that ``state`` gave; environments that differ in number start afresh."""

@@ -18,7 +18,9 @@ AfterStep = Callable[[Environment, Step], None]
 class Player:
     """Acts for B environments with a network, carrying recurrent state from step to step."""
 
-    def __init__(self, algorithm: Any, network: Any, batch: int, *, seed: int = 0, explore: bool = False) -> None:
+    def __init__(
+        self, algorithm: Any, network: Any, batch: int, *, seed: int = 0, explore: bool = False
+    ) -> None:
         self.algorithm, self.network, self.explore = algorithm, network, explore
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)

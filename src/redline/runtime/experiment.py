@@ -41,7 +41,9 @@ class RunConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.keep < 1 or self.evaluate_episodes < 1:
-            raise ValueError(f"keep and evaluate_episodes must be 1 or more, got {self.keep}, {self.evaluate_episodes}")
+            raise ValueError(
+                f"keep and evaluate_episodes must be 1 or more, got {self.keep}, {self.evaluate_episodes}"
+            )
 
 
 AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig
@@ -70,9 +72,13 @@ def make_algorithm(experiment: Experiment, spec: Spec) -> PPO | A2C | DQN:
             kind = type(spec.action).__name__
             raise UserError(f"dqn needs one discrete action, {spec.name} has {kind}: use recipe ppo")
         if experiment.network.core != "none":
-            raise UserError(f"network.core={experiment.network.core}: dqn has no recurrent form; use none, or recipe ppo")
+            raise UserError(
+                f"network.core={experiment.network.core}: dqn has no recurrent form; use none, or recipe ppo"
+            )
         if experiment.replay is None:
             raise UserError("dqn needs a replay: set replay.capacity=100000, or start from recipe dqn")
         if experiment.learner.reward == "normalize":
-            raise UserError("learner.reward=normalize would change rewards already in replay: use clip or raw")
+            raise UserError(
+                "learner.reward=normalize would change rewards already in replay: use clip or raw"
+            )
     return ALGORITHMS[type(config)](config, spec)  # type: ignore[arg-type]

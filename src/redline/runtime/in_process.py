@@ -62,7 +62,7 @@ class UnrollLoop:
         self.device = parts.learner.device
         unroll = allocate(
             algorithm,
-            parts.acting.network,
+            parts.learner.acting,
             parts.spec,
             experiment.algorithm.unroll,  # type: ignore[union-attr]
             experiment.sampler.num_envs,
@@ -73,7 +73,12 @@ class UnrollLoop:
         column = 0
         for groups in parts.make_environments():
             actor = Actor(
-                groups, algorithm, parts.acting.network, seed=experiment.run.seed, first_column=column, device=str(self.device)
+                groups,
+                algorithm,
+                parts.learner.acting,
+                seed=experiment.run.seed,
+                first_column=column,
+                device=str(self.device),
             )
             self.actors.append(actor)
             column += sum(environment.num_envs for environment in groups)
@@ -83,19 +88,22 @@ class UnrollLoop:
     def clock(self) -> dict[str, float]:
         """Seconds of the wall clock: actors run side by side, so theirs are averaged."""
         share = 1.0 / len(self.actors)
-        waited = {name: share * sum(actor.clock[name] for actor in self.actors) for name in ("stepping", "acting")}
+        waited = {
+            name: share * sum(actor.clock[name] for actor in self.actors) for name in ("stepping", "acting")
+        }
         return waited | {"learning": self.learning}
 
     def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
         """One unroll and what the algorithm makes of it."""
         learner = self.parts.learner
-        self.parts.pool([partial(actor.collect, self.unroll, steps, learner.version, stop) for actor in self.actors])
+        self.parts.pool(
+            [partial(actor.collect, self.unroll, steps, learner.version, stop) for actor in self.actors]
+        )
         begin = time.perf_counter()
         learner.set_progress(fraction)
         unroll = self.unroll.map(self._to_device) if self.device.type == "cuda" else self.unroll
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
         learner.network.update_normalizer(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation))
-        self.parts.acting.load()
         self.learning += time.perf_counter() - begin
         return self.unroll.action.shape[0] * self.unroll.action.shape[1], metrics
 
@@ -119,8 +127,9 @@ class UnrollLoop:
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress could not be."""
-        self.parts.acting.load()
-        return all([actor.load_state(saved) for actor, saved in zip(self.actors, state["actors"], strict=True)])
+        return all(
+            [actor.load_state(saved) for actor, saved in zip(self.actors, state["actors"], strict=True)]
+        )
 
     def close(self) -> None:
         """Close the environments."""
@@ -145,7 +154,7 @@ class ReplayLoop:
         environment = parts.make_environments()[0][0]
         device = str(parts.learner.device)
         self.actor = ReplayActor(
-            environment, parts.algorithm, parts.acting.network, seed=experiment.run.seed, device=device
+            environment, parts.algorithm, parts.learner.acting, seed=experiment.run.seed, device=device
         )
         self.learning = 0.0
         self.last: Metrics = {}
@@ -180,7 +189,6 @@ class ReplayLoop:
         self.last, errors = self.parts.algorithm.update(self.parts.learner, batch)
         if self.parts.experiment.replay.prioritized:
             self.replay.update_priorities(batch.index.cpu().numpy(), errors.cpu().numpy())
-        self.parts.acting.load()
 
     def _transform(self, reward: np.ndarray) -> np.ndarray:
         return np.clip(reward, -1.0, 1.0) if self.parts.learner.config.reward == "clip" else reward
@@ -201,7 +209,6 @@ class ReplayLoop:
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress or the replay could not be."""
-        self.parts.acting.load()
         exact = self.actor.load_state(state["actor"])
         self.last = dict(state["last"])
         if state["replay"] is None:
@@ -222,5 +229,3 @@ def _sum_events(each: list[dict[str, int]]) -> dict[str, int]:
         for name, count in events.items():
             total[name] = total.get(name, 0) + count
     return total
-
-

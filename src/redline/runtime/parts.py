@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from redline import environments, networks
-from redline.learners.flat import Snapshot
 from redline.learners.learner import Learner, serial
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.runtime.plan import resolve
@@ -25,7 +24,6 @@ class Parts:
     spec: Spec
     algorithm: Any
     learner: Learner
-    acting: Snapshot  # the weights that act
     pool: Pool
 
     def make_environments(self) -> list[list[Environment]]:
@@ -63,8 +61,7 @@ def assemble(experiment: Experiment) -> Parts:
         gamma=experiment.algorithm.gamma,
         parallel=pool if config.threads > 1 else serial,
     )
-    acting = Snapshot(learner.network, learner.flat, learner.compute_dtype, share=True)
-    return Parts(experiment, spec, algorithm, learner, acting, pool)
+    return Parts(experiment, spec, algorithm, learner, pool)
 
 
 def build_network(experiment: Experiment, spec: Spec, kind: str) -> nn.Module:

@@ -11,7 +11,9 @@ from redline.algorithms.dqn import DQNConfig
 from redline.runtime.experiment import Experiment
 from redline.types import Spec, UserError
 
-LARGE_NETWORK = 200_000  # parameters from which two gradient shards beat one (threads cost about 50 us a hand-over)
+LARGE_NETWORK = (
+    200_000  # parameters from which two gradient shards beat one (threads cost about 50 us a hand-over)
+)
 
 
 def usable_cores() -> int:
@@ -36,7 +38,9 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
     shards, groups = sampler.shards, sampler.groups
     if isinstance(experiment.algorithm, DQNConfig):
         if shards > 1 or groups > 1:
-            raise UserError("sampler.shards and sampler.groups: dqn collects with one actor; leave them 0 or 1")
+            raise UserError(
+                "sampler.shards and sampler.groups: dqn collects with one actor; leave them 0 or 1"
+            )
         shards, groups = 1, 1
     shards = shards or (min(cores, sampler.num_envs) if atari and device == "cpu" else 1)
     groups = groups or (2 if device != "cpu" and sampler.num_envs >= 2 else 1)
@@ -62,7 +66,9 @@ def choose_device(device: str) -> str:
         count = torch.cuda.device_count()
         number = device.removeprefix("cuda").removeprefix(":") or "0"
         if not number.isdigit() or int(number) >= count:
-            raise UserError(f"learner.device={device}: this machine has {count} CUDA devices; use cpu or auto")
+            raise UserError(
+                f"learner.device={device}: this machine has {count} CUDA devices; use cpu or auto"
+            )
     return device
 
 

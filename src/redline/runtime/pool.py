@@ -17,8 +17,12 @@ class Pool:
     """
 
     def __init__(self, threads: int) -> None:
-        self._inboxes: list[queue.SimpleQueue[Task | None]] = [queue.SimpleQueue() for _ in range(threads - 1)]
-        self._outboxes: list[queue.SimpleQueue[tuple[bool, Any]]] = [queue.SimpleQueue() for _ in self._inboxes]
+        self._inboxes: list[queue.SimpleQueue[Task | None]] = [
+            queue.SimpleQueue() for _ in range(threads - 1)
+        ]
+        self._outboxes: list[queue.SimpleQueue[tuple[bool, Any]]] = [
+            queue.SimpleQueue() for _ in self._inboxes
+        ]
         for number, boxes in enumerate(zip(self._inboxes, self._outboxes, strict=True), start=1):
             threading.Thread(target=_work, args=boxes, name=f"redline-{number}", daemon=True).start()
 

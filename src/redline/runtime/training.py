@@ -93,7 +93,9 @@ class InterruptRequest:
 class Training:
     """One run in one process. ``run`` trains to the end and returns ``done`` or ``interrupted``."""
 
-    def __init__(self, parts: Parts, folder: RunFolder, observer: Observer, restored: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, parts: Parts, folder: RunFolder, observer: Observer, restored: dict[str, Any] | None = None
+    ) -> None:
         self.parts, self.folder, self.observer = parts, folder, observer
         self.config = parts.experiment.run
         self.counters = Counters()
@@ -186,7 +188,11 @@ class Training:
         }
         if counters.returns:
             returns = np.asarray(counters.returns)
-            values |= {"return/mean": returns.mean(), "return/min": returns.min(), "return/max": returns.max()}
+            values |= {
+                "return/mean": returns.mean(),
+                "return/min": returns.min(),
+                "return/max": returns.max(),
+            }
             values["length/mean"] = float(np.mean(counters.lengths))
         losses = {f"loss/{name}": float(value) for name, value in self.metrics.items()}
         broken = [name for name, value in losses.items() if not np.isfinite(value)]
@@ -213,7 +219,9 @@ class Training:
         then, before = self._last_clock
         clock = self.loop.clock
         self._last_clock = (elapsed, dict(clock))
-        return values | {f"time/{name}": share for name, share in _shares(clock, before, elapsed - then).items()}
+        return values | {
+            f"time/{name}": share for name, share in _shares(clock, before, elapsed - then).items()
+        }
 
     def _rate(self) -> tuple[float, float]:
         now, steps, updates = time.perf_counter(), self.counters.steps, self.parts.learner.version
@@ -230,17 +238,23 @@ class Training:
         parts = self.parts
         seed = self.config.seed + 1_000_000
         episodes = evaluate(
-            parts.experiment, parts.algorithm, parts.acting.network, self.config.evaluate_episodes, seed
+            parts.experiment, parts.algorithm, parts.learner.acting, self.config.evaluate_episodes, seed
         )
         returns = [episode.episode_return for episode in episodes]
-        values = {"evaluation/return": np.mean(returns), "evaluation/min": min(returns), "evaluation/max": max(returns)}
+        values = {
+            "evaluation/return": np.mean(returns),
+            "evaluation/min": min(returns),
+            "evaluation/max": max(returns),
+        }
         self.writer.write(self.counters.steps, {name: float(value) for name, value in values.items()})
 
     def _save(self) -> None:
         state = self.state()
         self.writer.sync()
         if self._best_due:
-            save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=self.config.keep, best=True)
+            save_checkpoint(
+                self.folder.checkpoints, self.counters.steps, state, keep=self.config.keep, best=True
+            )
             self._best_due = False
         save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=self.config.keep)
 
@@ -279,7 +293,9 @@ class Training:
 
 def _shares(clock: dict[str, float], before: dict[str, float], seconds: float) -> dict[str, float]:
     seconds = max(seconds, 1e-9)
-    shares = {name: min(max((value - before.get(name, 0.0)) / seconds, 0.0), 1.0) for name, value in clock.items()}
+    shares = {
+        name: min(max((value - before.get(name, 0.0)) / seconds, 0.0), 1.0) for name, value in clock.items()
+    }
     return shares | {"other": max(1.0 - sum(shares.values()), 0.0)}
 
 
@@ -292,7 +308,11 @@ def rules(parts: Parts) -> Sequence[str]:
         "clip": "rewards are clipped to [-1, 1] for learning; returns shown are raw",
         "normalize": "rewards are divided by the returns' running deviation; returns shown are raw",
     }[learner.reward]
-    observed = "normalised by running mean and deviation" if experiment.network.normalize_observation else "not normalised"
+    observed = (
+        "normalised by running mean and deviation"
+        if experiment.network.normalize_observation
+        else "not normalised"
+    )
     return [
         *parts.spec.rules,
         f"one agent step is {parts.spec.action_repeat} frame{'s' if parts.spec.action_repeat > 1 else ''}",
@@ -333,7 +353,9 @@ def train(
             training = Training(parts, folder, observer, restored)
             observer.start(folder.name, str(folder.path), rules(parts))
             if not training.exact:
-                observer.message("resumed: everything but the episodes in progress is restored; those begin anew")
+                observer.message(
+                    "resumed: everything but the episodes in progress is restored; those begin anew"
+                )
             reason = training.run()
             return training
         finally:
