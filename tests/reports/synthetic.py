@@ -23,8 +23,21 @@ def config(seed: int = 1, recipe: str = "ppo") -> dict[str, Any]:
     """A configuration as ``config.yaml`` holds it."""
     return {
         "recipe": recipe,
-        "environment": {"id": "ALE/Pong-v5", "kwargs": {}, "action_repeat": 4, "frame_stack": 4, "time_limit": None},
-        "algorithm": {"kind": recipe, "gamma": 0.99, "gae_lambda": 0.95, "clip": 0.1, "epochs": 4, "minibatches": 4},
+        "environment": {
+            "id": "ALE/Pong-v5",
+            "kwargs": {},
+            "action_repeat": 4,
+            "frame_stack": 4,
+            "time_limit": None,
+        },
+        "algorithm": {
+            "kind": recipe,
+            "gamma": 0.99,
+            "gae_lambda": 0.95,
+            "clip": 0.1,
+            "epochs": 4,
+            "minibatches": 4,
+        },
         "network": {"torso": "nature", "hidden": [512], "core": "none", "normalize_observation": False},
         "learner": {"learning_rate": 2.5e-4, "max_grad_norm": 0.5, "precision": "bf16", "device": "cpu"},
         "sampler": {"num_envs": 8, "shards": 1, "groups": 2},
@@ -91,11 +104,22 @@ def make_run(folder: Path, seed: int = 1, recipe: str = "ppo", **numbers: int) -
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config(seed, recipe), sort_keys=False))
     about = {
-        "plan": {"device": "cpu", "precision": "bf16", "gradient_shards": 2, "actor_threads": 1, "num_envs": 8},
+        "plan": {
+            "device": "cpu",
+            "precision": "bf16",
+            "gradient_shards": 2,
+            "actor_threads": 1,
+            "num_envs": 8,
+        },
         "provenance": {
             "command": f"redline train ALE/Pong-v5 --seed {seed}",
             "commit": "1b85e98d77c1",
-            "machine": {"system": "Linux x86_64", "processor": "Example 9000", "cores": 2, "memory_gib": 23.5},
+            "machine": {
+                "system": "Linux x86_64",
+                "processor": "Example 9000",
+                "cores": 2,
+                "memory_gib": 23.5,
+            },
             "versions": {"python": "3.11.7", "redline": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6"},
         },
         "rules": RULES,

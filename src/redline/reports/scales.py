@@ -8,7 +8,7 @@ import numpy as np
 
 NONE = "\u2013"  # an en dash, for what is not there
 # From which size on, the unit, and its letter: 9,999 is as short as 10k.
-_UNITS = ((999.95e9, 1e12, "T"), (999.95e6, 1e9, "G"), (999.95e3, 1e6, "M"), (9999.5, 1e3, "k"))
+_UNITS = ((999.5e9, 1e12, "T"), (999.5e6, 1e9, "G"), (999.5e3, 1e6, "M"), (9999.5, 1e3, "k"))
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
