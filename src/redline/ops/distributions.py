@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from redline.types import UserError
 
@@ -104,8 +105,7 @@ class Categorical:
     def log_prob_entropy(
         self, parameters: Tensor, action: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        log_probs = _log_softmax(parameters, mask)
-        return _gather(log_probs, action), _entropy(log_probs)
+        return _log_prob_entropy(_masked(parameters, mask), action)
 
     def to_environment(self, action: Tensor) -> np.ndarray:
         chosen = action.cpu().numpy()
@@ -160,8 +160,8 @@ class MultiCategorical:
     def log_prob_entropy(
         self, parameters: Tensor, action: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        log_probs = _log_softmax(*self._spread(parameters, mask))
-        return _gather(log_probs, action).sum(-1), _entropy(log_probs).sum(-1)
+        log_prob, entropy = _log_prob_entropy(_masked(*self._spread(parameters, mask)), action)
+        return log_prob.sum(-1), entropy.sum(-1)
 
     def to_environment(self, action: Tensor) -> np.ndarray:
         return action.cpu().numpy() + self.start
@@ -214,15 +214,13 @@ class DiagonalGaussian:
         return mean, log_std
 
 
-def _masked(logits: Tensor, mask: Tensor | None) -> Tensor:
+def _masked(logits: Tensor, mask: Tensor | None, illegal: float = ILLEGAL) -> Tensor:
     logits = logits.float()
     if mask is None:
         return logits
     if mask.shape[-1] != logits.shape[-1]:
-        raise ValueError(
-            f"mask has shape {list(mask.shape)}, logits {list(logits.shape)}: last axes must agree"
-        )
-    return logits.masked_fill(~mask, ILLEGAL)
+        raise ValueError(f"mask has shape {list(mask.shape)}, expected [..., {logits.shape[-1]}]")
+    return logits.masked_fill(~mask, illegal)
 
 
 def _log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
@@ -231,9 +229,8 @@ def _log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 def _gumbel_argmax(logits: Tensor, generator: torch.Generator | None, mask: Tensor | None) -> Tensor:
     noise = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator).log_()
-    score = logits - noise
-    # After the noise, so that no draw of it, however rare, can lift an illegal action.
-    return (score if mask is None else score.masked_fill(~mask, -torch.inf)).argmax(-1)
+    # Masked after the noise, so that no draw of it, however rare, can lift an illegal action.
+    return _masked(logits - noise, mask, -torch.inf).argmax(-1)
 
 
 def _gather(log_probs: Tensor, action: Tensor) -> Tensor:
@@ -246,13 +243,46 @@ def _entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
+def _log_prob_entropy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return _LogProbEntropy.apply(logits, action)
+    log_probs = logits.log_softmax(-1)
+    return _gather(log_probs, action), _entropy(log_probs)
+
+
+class _LogProbEntropy(torch.autograd.Function):
+    """Both as one node of the graph: with small networks the graph's upkeep costs more than the arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = logits.log_softmax(-1)
+        probs = log_probs.exp()
+        entropy = -(probs * log_probs).sum(-1)
+        ctx.save_for_backward(log_probs, probs, entropy, action)
+        return _gather(log_probs, action), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, for_log_prob: Tensor, for_entropy: Tensor) -> tuple[Tensor, None]:
+        # d log p_a / d logit_i = [i = a] - p_i;   d H / d logit_i = -p_i (log p_i + H)
+        log_probs, probs, entropy, action = ctx.saved_tensors
+        pull = torch.addcmul(for_log_prob, for_entropy, entropy).unsqueeze(-1)
+        grad = torch.addcmul(pull, for_entropy.unsqueeze(-1), log_probs).mul_(probs).neg_()
+        return grad.scatter_add_(-1, action.unsqueeze(-1), for_log_prob.unsqueeze(-1)), None
+
+
 def _refusal(space: gymnasium.Space[Any]) -> str:
     known = ["Discrete", "MultiDiscrete", "MultiBinary", "Box"]
     name = type(space).__name__
     if name == "Box":
-        return f"action space {space} holds integers; nearest supported: MultiDiscrete, or a Box of float32"
+        return (
+            f"action space Box of shape {space.shape} holds integers ({space.dtype}); "
+            f"nearest supported: MultiDiscrete, or a Box of float32"
+        )
     if name in known:
-        return f"action space {space} has several axes; nearest supported: a one-dimensional {name}"
+        return (
+            f"action space {name} of shape {space.shape} has several axes; nearest supported: a flat {name}"
+        )
     nearest = difflib.get_close_matches(name, known, 1, 0.0)[0]
     hint = "MultiDiscrete" if name in ("Tuple", "Dict") else nearest
     return f"action space {name} is not supported; nearest supported: {hint} (choose from {', '.join(known)})"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 
 def policy_gradient_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -20,9 +24,26 @@ def ppo_clip_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, cli
       advantage: f32[...], a constant.   clip: the paper's epsilon.
     """
     _check_equal(log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
-    advantage = advantage.detach()
-    ratio = (log_prob - old_log_prob.detach()).exp()
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return _ClippedSurrogate.apply(log_prob, old_log_prob, advantage, clip)
+
+
+class _ClippedSurrogate(torch.autograd.Function):
+    """As one node of the graph: with small networks the graph's upkeep costs more than the arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+        ratio = (log_prob - old_log_prob).exp_()
+        clipped = ratio.clamp(1 - clip, 1 + clip).mul_(advantage)
+        plain = ratio.mul_(advantage)
+        # The gradient of r A is r A itself; where the clipped term is the smaller, it is 0.
+        ctx.save_for_backward(plain.masked_fill(plain > clipped, 0.0))
+        return torch.minimum(plain, clipped).neg_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return -grad * slope, None, None, None
 
 
 def value_loss(
@@ -36,7 +57,7 @@ def value_loss(
       value, target, old_value: f32[...].   clip: in units of the value; None for the plain loss.
     """
     _check_equal(value=value, target=target)
-    error = (value - target.detach()).square()
+    error = functional.mse_loss(value, target.detach(), reduction="none")
     if clip is not None:
         if old_value is None:
             raise ValueError("value_loss with clip needs old_value, the value when the action was taken")

@@ -46,6 +46,7 @@ def episode_ends(
     return bootstrapped, discount
 
 
+@torch.no_grad()
 def reverse_scan(addend: Tensor, factor: Tensor, initial: Tensor) -> Tensor:
     """x_t = addend_t + factor_t x_{t+1}, backwards from x_T = initial: what every estimator here rests on.
 
@@ -63,9 +64,9 @@ def reverse_scan(addend: Tensor, factor: Tensor, initial: Tensor) -> Tensor:
 
 def _scan_rows(addend: Tensor, factor: Tensor, initial: Tensor) -> Tensor:
     result = torch.empty_like(addend, memory_format=torch.contiguous_format)
-    rows, factors = result.numpy(), factor.numpy()
-    rows[...] = addend.numpy()
-    following = initial.numpy()
+    rows, factors = result.numpy(), factor.detach().numpy()
+    rows[...] = addend.detach().numpy()
+    following = initial.detach().numpy()
     for row, multiplier in zip(rows[::-1], factors[::-1], strict=True):
         row += multiplier * following
         following = row
