@@ -1,0 +1,129 @@
+"""A2C and PPO: what they do with an unroll, checked against the papers' equations written out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from redline.algorithms.a2c import A2C, A2CConfig
+from redline.algorithms.on_policy import Samples
+from redline.algorithms.ppo import PPO, PPOConfig
+from redline.types import ActInput
+from tests.algorithms.helpers import SPEC, make_learner, make_unroll
+
+
+def forward(learner: object, observation: Tensor) -> tuple[Tensor, Tensor]:
+    shape = observation.shape[:2]
+    output, _ = learner.network(observation, None, torch.zeros(shape, dtype=torch.bool))  # type: ignore[attr-defined]
+    return output.policy, output.value
+
+
+def test_a2c_gradient_is_the_papers_sum_over_longest_returns() -> None:
+    # systems.md section 6: each state gets the longest available n-step return; the advantage is a constant.
+    config = A2CConfig(unroll=6, gamma=0.9, entropy_cost=0.02, value_cost=0.5)
+    learner, unroll = make_learner("actor_critic", max_grad_norm=None), make_unroll()
+    unroll.terminated[2, 0] = True
+    unroll.truncated[3, 1] = True
+    unroll.final_value[3, 1] = 0.7
+    policy, value = forward(learner, unroll.observation[:-1])
+    total = torch.zeros(())
+    for b in range(2):
+        back = float(unroll.bootstrap_value[b])
+        for t in reversed(range(6)):
+            if unroll.terminated[t, b]:
+                back = 0.0
+            if unroll.truncated[t, b]:
+                back = float(unroll.final_value[t, b])
+            back = float(unroll.reward[t, b]) + 0.9 * back
+            logs = policy[t, b].log_softmax(-1)
+            advantage = back - float(unroll.record["value"][t, b])
+            entropy = -(logs.exp() * logs).sum()
+            total = total - logs[unroll.action[t, b]] * advantage - 0.02 * entropy
+            total = total + 0.5 * 0.5 * (back - value[t, b]) ** 2
+    expected = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(total / 12, list(learner.network.parameters()))]
+    )
+    A2C(config, SPEC).update(learner, unroll, 0.0)
+    torch.testing.assert_close(learner.gradient, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_ppo_equals_a2c_gradient_on_first_contact() -> None:
+    # At ratio 1 the clipped objective's gradient is the policy gradient.
+    unroll = make_unroll()
+    learners = [make_learner("actor_critic", max_grad_norm=None) for _ in range(2)]
+    with torch.no_grad():
+        logits, _ = forward(learners[0], unroll.observation[:-1])
+        unroll.record["log_prob"] = logits.log_softmax(-1).gather(-1, unroll.action[..., None])[..., 0]
+    ppo = PPOConfig(unroll=6, epochs=1, minibatches=1, gamma=0.9, gae_lambda=1.0, normalize_advantage=False)
+    PPO(ppo, SPEC).update(learners[0], unroll, 0.0)
+    A2C(A2CConfig(unroll=6, gamma=0.9), SPEC).update(learners[1], unroll, 0.0)
+    torch.testing.assert_close(learners[0].gradient, learners[1].gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_ppo_updates_epochs_times_minibatches_and_sees_every_sample_once_an_epoch() -> None:
+    seen: list[list[float]] = []
+
+    class Watching(PPO):
+        def loss(self, network, batch: Samples):  # type: ignore[no-untyped-def]
+            seen.append(batch.target.flatten().tolist())
+            return super().loss(network, batch)
+
+    learner, unroll = make_learner("actor_critic"), make_unroll()
+    Watching(PPOConfig(unroll=6, epochs=3, minibatches=4), SPEC).update(learner, unroll, 0.0)
+    assert learner.version == 12
+    epochs = [sorted(value for part in seen[k : k + 4] for value in part) for k in (0, 4, 8)]
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert len(set(epochs[0])) == 12
+    assert seen[0] != seen[4]
+
+
+def test_target_kl_stops_the_epochs() -> None:
+    config = PPOConfig(unroll=6, epochs=50, minibatches=1, target_kl=1e-4)
+    learner = make_learner("actor_critic", learning_rate=0.1)
+    PPO(config, SPEC).update(learner, make_unroll(), 0.0)
+    assert 1 <= learner.version < 50
+
+
+def test_clip_anneals_with_the_run() -> None:
+    algorithm = PPO(PPOConfig(unroll=6, anneal_clip=True, clip=0.2), SPEC)
+    algorithm.update(make_learner("actor_critic"), make_unroll(), 0.75)
+    assert algorithm.clip == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("algorithm", [PPO(PPOConfig(), SPEC), A2C(A2CConfig(), SPEC)])
+def test_acting_records_the_probability_of_what_was_done_and_keeps_off_masked_actions(
+    algorithm: PPO | A2C,
+) -> None:
+    learner = make_learner("actor_critic")
+    mask = torch.tensor([True, False, True, False]).expand(500, 4)
+    observation = torch.randn(1, 3).expand(500, 3)
+    x = ActInput(
+        observation, None, torch.zeros(500, dtype=torch.bool), mask, torch.Generator().manual_seed(0), 0
+    )
+    record, _ = algorithm.act(learner.acting, x)
+    assert set(record["action"].tolist()) == {0, 2}
+    policy, _ = forward(learner, observation[:1][None])
+    share = policy[0, 0, [0, 2]].softmax(-1)[0]
+    assert math.isclose((record["action"] == 0).float().mean(), float(share), abs_tol=0.1)
+    first = record["log_prob"][record["action"] == 0][0]
+    assert float(first.exp()) == pytest.approx(float(share), abs=1e-5)
+    greedy, _ = algorithm.act(learner.acting, x._replace(explore=False))
+    assert len(set(greedy["action"].tolist())) == 1
+
+
+def test_shards_give_the_same_update() -> None:
+    one, two = make_learner("actor_critic"), make_learner("actor_critic", threads=2)
+    config = PPOConfig(unroll=6, epochs=2, minibatches=2)
+    for learner in (one, two):
+        PPO(config, SPEC).update(learner, make_unroll(), 0.0)
+    torch.testing.assert_close(one.flat, two.flat, atol=1e-6, rtol=1e-5)
+
+
+def test_bad_numbers_are_refused_with_the_value() -> None:
+    for change in ({"unroll": 0}, {"epochs": 0}, {"gamma": 1.5}, {"clip": -0.1}, {"gae_lambda": 2.0}):
+        with pytest.raises(ValueError, match=str(next(iter(change.values())))):
+            replace(PPOConfig(), **change)
