@@ -231,10 +231,10 @@ def test_time_shares_weigh_by_time(tmp_path: Path) -> None:
             f"time/{name}": share for name, share in shares.items()
         }
 
-    # 10 s at 0%, 30 s at 100%; then a clock that began anew: 20 s at 50%.
-    run = write_lines(tmp_path / "run", [line(1, 10, 0.0), line(2, 40, 1.0), line(3, 20, 0.5)])
+    # 10 s at 0%, 30 s at 100%; then a clock that began anew: 10 s at 50%.
+    run = write_lines(tmp_path / "run", [line(1, 10, 0.0), line(2, 40, 1.0), line(3, 10, 0.5)])
     assert time_shares(load_run(run)) == pytest.approx(
-        {"stepping": 20 / 60, "acting": 0.0, "learning": 40 / 60, "other": 0.0}
+        {"stepping": 15 / 50, "acting": 0.0, "learning": 35 / 50, "other": 0.0}
     )
 
 

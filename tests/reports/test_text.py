@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from html import unescape
 
 import numpy as np
 import pytest
@@ -115,6 +117,18 @@ def test_a_curve_goes_through_its_points() -> None:
     band = re.search(r'class="band c2" d="M([^"]*)Z"', html)
     assert band
     assert len(band[1].split("L")) == 6
+
+
+def test_the_pointer_shows_the_values() -> None:
+    lines = [
+        Line("a", np.array([0.0, 100.0]), np.array([1.5, 2.0])),
+        Line("b", np.ones(1), np.ones(1), faint=True),
+    ]
+    data = re.search(r'data-chart="([^"]*)"', chart("t", lines))
+    assert data
+    assert json.loads(unescape(data[1])) == [
+        {"n": "a", "c": "c1", "x": [0, 1], "t": ["0", "100"], "v": ["1.5", "2"]}
+    ]
 
 
 def test_shares_are_stacked_to_the_top() -> None:
