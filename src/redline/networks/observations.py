@@ -46,7 +46,7 @@ class Part:
         if isinstance(self.space, spaces.Discrete):
             choices = torch.arange(self.shape[0], device=x.device) + int(self.space.start)
             return (x.unsqueeze(-1) == choices).float()
-        flat = x.flatten(1) if x.dim() != 2 else x
+        flat = x if x.dim() == 2 else x.reshape(len(x), -1)
         return flat.float() / 255 if flat.dtype == torch.uint8 else flat.float()
 
 
