@@ -44,6 +44,8 @@ def _run(command: Command) -> int:
     if not command.debug:
         # Libraries warn about themselves; what concerns the run stands in its rules and messages.
         warnings.simplefilter("ignore")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # `redline train my_games:make_env` finds my_games.py here
     # Late: this imports torch, which takes seconds, and help or a misspelt option need not wait for it.
     from redline.cli import actions
 

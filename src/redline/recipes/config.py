@@ -188,7 +188,8 @@ def _refuse_unknown(keys: list[str], data: _Group) -> None:
         return
     path, last, paths = ".".join(keys), keys[-1], list(_leaves(data, ""))
     ends = [known.rpartition(".")[2] for known in paths]
-    similar = difflib.get_close_matches(path, paths, n=1, cutoff=0.8)
+    level = [known for known in paths if known.count(".") == path.count(".")]
+    similar = difflib.get_close_matches(path, level, n=1, cutoff=0.8)
     ending = difflib.get_close_matches(last, ends, n=1, cutoff=0.7)
     if last in ends or (ending and not similar):
         similar = [paths[ends.index(last if last in ends else ending[0])]]
