@@ -156,6 +156,8 @@ def test_provenance_is_plain_and_says_no_names() -> None:
         ),
         (["redline", "C:\\Users\\ann\\config.yaml"], "redline config.yaml"),
         ([], "python"),
+        (["-c"], "python"),
+        (["/venv/redline/__main__.py", "recipes"], "redline recipes"),
     ],
 )
 def test_the_command_line_keeps_secrets(arguments: list[str], line: str) -> None:

@@ -35,7 +35,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
 
 def command_line(arguments: list[str]) -> str:
     """The command as typed, without the folders of absolute paths and without the values of secrets."""
-    shown = [Path(arguments[0]).name if arguments else "python"]
+    shown = [_program(arguments[0] if arguments else "")]
     hide_next = False
     for argument in arguments[1:]:
         name, equals, value = argument.partition("=")
@@ -83,6 +83,13 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _program(path: str) -> str:
+    if path in ("", "-c", "-m"):
+        return "python"
+    program = Path(path)
+    return program.parent.name if program.name == "__main__.py" else program.name
 
 
 def _last_part(argument: str) -> str:
