@@ -22,7 +22,7 @@ class RunConfig:
     steps: int = 1_000_000
     seed: int = 0
     log_every: int = 0  # steps between lines of metrics.jsonl; 0: 200 lines a run
-    checkpoint_every: int = 0  # steps between checkpoints; 0: 20 a run
+    checkpoint_every: int = 0  # steps between checkpoints; 0: once a minute
     keep: int = 2  # newest checkpoints kept, beside the best
     save_replay: bool = True  # replay in checkpoints: exact resume, at the price of its size
     evaluate_every: int = 0  # steps between evaluations with greedy actions; 0: never

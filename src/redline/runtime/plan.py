@@ -51,7 +51,6 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
         run=replace(
             run,
             log_every=run.log_every or max(run.steps // 200, 1),
-            checkpoint_every=run.checkpoint_every or max(run.steps // 20, 1),
         ),
     )
 

@@ -27,6 +27,7 @@ from redline.types import Metrics, Observer, Progress, RunError
 
 RECENT = 100  # episodes whose mean return is reported
 GRACE = 2.0  # seconds an interrupted run gets to reach the end of its iteration
+SAVE_EVERY = 60.0  # seconds between checkpoints, unless the run counts them in steps
 SHOW_EVERY = 0.5  # seconds between calls of the observer
 WINDOW = 8.0  # seconds over which rates are measured
 
@@ -108,7 +109,7 @@ class Training:
         if restored is not None:
             self._restore(restored)
         self._began = time.perf_counter()
-        self._before = self.counters.elapsed
+        self._before, self._saved = self.counters.elapsed, self._began
         self._rates: deque[tuple[float, int, int]] = deque()
         self._last_clock: tuple[float, dict[str, float]] = (0.0, dict.fromkeys(self.loop.clock, 0.0))
         self._shown = 0.0
@@ -143,7 +144,7 @@ class Training:
                     self._log()
                 if self._crossed(before, self.config.evaluate_every):
                     self._evaluate()
-                if self._crossed(before, self.config.checkpoint_every):
+                if self._checkpoint_due(before):
                     self._save()
                 self._show()
                 if self._solved():
@@ -170,6 +171,11 @@ class Training:
         counters.elapsed = self._before + time.perf_counter() - self._began
         return True
 
+    def _checkpoint_due(self, before: int) -> bool:
+        if self.config.checkpoint_every:
+            return self._crossed(before, self.config.checkpoint_every)
+        return time.perf_counter() - self._saved > SAVE_EVERY
+
     def _crossed(self, before: int, every: int) -> bool:
         return every > 0 and before // every < self.counters.steps // every
 
@@ -195,6 +201,7 @@ class Training:
             }
             values["length/mean"] = float(np.mean(counters.lengths))
         losses = {f"loss/{name}": float(value) for name, value in self.metrics.items()}
+        values |= {f"events/{name}": float(count) for name, count in self.loop.events().items()}
         broken = [name for name, value in losses.items() if not np.isfinite(value)]
         if broken:
             raise RunError(
@@ -251,12 +258,9 @@ class Training:
     def _save(self) -> None:
         state = self.state()
         self.writer.sync()
-        if self._best_due:
-            save_checkpoint(
-                self.folder.checkpoints, self.counters.steps, state, keep=self.config.keep, best=True
-            )
-            self._best_due = False
-        save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=self.config.keep)
+        keep, best = self.config.keep, self._best_due
+        save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=keep, best=best)
+        self._best_due, self._saved = False, time.perf_counter()
 
     def _show(self, *, force: bool = False) -> None:
         now = time.perf_counter()
