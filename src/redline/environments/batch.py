@@ -123,7 +123,8 @@ class FiniteCheck:
             # A NaN or infinity always shows in the sum of squares. A sum that overflows without one is
             # possible, so only the exact test may refuse. Above a few thousand numbers BLAS would start threads.
             flat = values.reshape(-1)
-            suspect = flat.size > BLAS_LIMIT or not math.isfinite(np.dot(flat, flat))
+            with np.errstate(all="ignore"):
+                suspect = flat.size > BLAS_LIMIT or not math.isfinite(np.dot(flat, flat))
             if suspect and not np.isfinite(values).all():
                 self._refuse(values, "reward" if values is reward else "observation")
 

@@ -176,7 +176,7 @@ def _nearest(identifier: str) -> str:
 
 
 def _hint(word: str, names: list[str]) -> str:
-    by_lower = {name.lower(): name for name in names}
-    by_lower |= {name.rsplit("/", 1)[-1].lower(): name for name in names}
+    by_lower = {name.rsplit("/", 1)[-1].lower(): name for name in names}
+    by_lower |= {name.lower(): name for name in names}  # a whole name before the last part of another
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[close[0]]}?" if close else ""

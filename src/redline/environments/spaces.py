@@ -99,9 +99,17 @@ class Writer:
         """``space`` is the environment's own (less its mask); ``arrays`` [B, ...] come from ``allocate``."""
         self._name = name
         self._leaves = list(_leaves(space, arrays, ()))
+        # The commonest case, one array and no shift, is written without walking a tree.
+        plain = len(self._leaves) == 1 and not self._leaves[0][0] and not self._leaves[0][4]
+        self._plain: tuple[Any, Any, Any] = self._leaves[0][1:4] if plain else (None, None, None)
 
     def write(self, index: int, observation: Any) -> None:
         """Write one observation to row ``index``; raises RunError where shape or dtype are not the space's."""
+        array, shape, dtype = self._plain
+        # Identity of dtypes is exact for numpy's own and only a fast way in: others are checked below.
+        if observation.__class__ is np.ndarray and observation.dtype is dtype and observation.shape == shape:
+            array[index] = observation
+            return
         for keys, array, shape, dtype, start in self._leaves:
             leaf = observation
             try:
@@ -112,7 +120,6 @@ class Writer:
                 raise RunError(
                     f"environment {self._name!r}: {missing} is missing from what it gave"
                 ) from None
-            # Identity of dtypes is exact for numpy's own and only a fast way in: others are checked below.
             if leaf.__class__ is np.ndarray and leaf.dtype is dtype and leaf.shape == shape and not start:
                 array[index] = leaf
             else:

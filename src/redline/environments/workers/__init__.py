@@ -93,9 +93,9 @@ class Workers:
             except Lost as lost:
                 broken.append((link, lost))
         buffers = self._shared.slots[self._slot]
-        for link, lost in broken:
+        for link, reason in broken:
             self._truncate(link, buffers)
-            self._replace(link, lost)
+            self._replace(link, reason)
         self._counter.add(buffers.reward)
         if not np.count_nonzero(buffers.terminated) and not np.count_nonzero(buffers.truncated):
             return buffers.step(False, ())
@@ -125,7 +125,7 @@ class Workers:
             return None  # the next step finds the worker lost, and replaces it
         if any(part is None for part in parts):
             return None
-        environments = itertools.chain.from_iterable(part.pop("environments").values() for part in parts)
+        environments = [item for part in parts for item in part.pop("environments").values()]
         merged = tree_map(lambda *leaves: np.concatenate(leaves), *parts)
         numbered = {str(index): item for index, item in enumerate(environments)}
         return {"environments": numbered, **merged, **self._counter.state()}
@@ -174,9 +174,8 @@ class Workers:
         buffers.terminated[rows] = False
         buffers.truncated[rows] = True
 
-    def _replace(self, link: Link, lost: Lost) -> None:
+    def _replace(self, link: Link, reason: Lost | None) -> None:
         """Start a new worker in place of a lost one, and reset its environments into the present slot."""
-        reason: Lost | None = lost
         while reason is not None:
             self._events["hangs" if reason.hung else "crashes"] += 1
             link.failures += 1
