@@ -7,16 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.refusal import Case, prepare, provoke
+from tests.cli.refusal import Case, provoke
 from tests.cli.refusals import CASES, PAGE, row
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run, never changed: cases work on copies."""
-    folder = tmp_path_factory.mktemp("prepared")
-    prepare(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -180,10 +180,13 @@ def observer(plain: bool) -> Observer:
 
 
 def _tell(done: api.Run, folder: str) -> None:
-    mean = "no episode ended" if math.isnan(done.mean_return) else f"mean return {number(done.mean_return)}"
+    episodes = min(done.episodes, 100)
+    mean = (
+        f"mean return {number(done.mean_return)} over the last {episodes}" if episodes else "no episode ended"
+    )
     where = "" if folder == "runs" else f" --folder {folder}"
     print(
         f"{done.name}: {count(done.steps)} agent steps, {done.episodes:,} episodes,"
-        f" {duration(done.seconds)}; {mean} over the last {min(done.episodes, 100)}\n"
+        f" {duration(done.seconds)}; {mean}\n"
         f"next: redline eval {done.name}{where} | redline play {done.name}{where} | open {done.path}/report.html"
     )

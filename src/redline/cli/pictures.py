@@ -18,6 +18,9 @@ class Screen(Protocol):
     def show(self, picture: np.ndarray) -> None:
         """Show u8[H, W, 3]. Raises KeyboardInterrupt where the user has closed the screen."""
 
+    def tell(self, text: str) -> None:
+        """Show a line of text."""
+
     def close(self) -> None:
         """Give back what was taken."""
 
@@ -47,6 +50,10 @@ class Window:
         if any(event.type == pygame.QUIT for event in pygame.event.get()):
             raise KeyboardInterrupt
 
+    def tell(self, text: str) -> None:
+        """Print the line."""
+        print(text, flush=True)
+
     def close(self) -> None:
         """Close the window."""
         self._pygame.display.quit()
@@ -57,17 +64,26 @@ class TerminalPictures:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lines = 0
+        self._lines = 0  # above the cursor that the next picture is drawn over
+        self._told: list[str] = []  # lines under the picture
         stream.write("\x1b[?25l")  # hide the cursor
 
     def show(self, picture: np.ndarray) -> None:
         """Draw the picture over the one before."""
         columns, rows = shutil.get_terminal_size()
-        text = half_blocks(picture, columns, rows - 3)
+        self._told = self._told[-(rows // 3) :]
+        below = "".join(f"{line[: columns - 1]}\x1b[K\n" for line in self._told)
+        text = half_blocks(picture, columns, max(rows - 1 - len(self._told), 2)) + below
         up = f"\x1b[{self._lines}A" if self._lines else ""
         self._stream.write(up + text)
         self._stream.flush()
         self._lines = text.count("\n")
+
+    def tell(self, text: str) -> None:
+        """Write the line under the picture, where it stays."""
+        self._told.append(text)
+        self._stream.write(f"{text}\n")
+        self._lines += 1
 
     def close(self) -> None:
         """Show the cursor again."""
@@ -80,6 +96,10 @@ class Nothing:
 
     def show(self, picture: np.ndarray) -> None:
         """Nothing."""
+
+    def tell(self, text: str) -> None:
+        """Print the line."""
+        print(text, flush=True)
 
     def close(self) -> None:
         """Nothing."""

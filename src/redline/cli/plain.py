@@ -65,17 +65,18 @@ class PlainLines:
 
 def line(progress: Progress) -> str:
     """All figures of a run in one line."""
-    share = progress.steps / max(progress.total_steps, 1)
+    share = min(progress.steps / max(progress.total_steps, 1), 1.0)
     parts = [f"{share:4.0%} {count(progress.steps)} of {count(progress.total_steps)} agent steps"]
     returns = progress.returns
     if returns:
         mean = number(sum(returns) / len(returns))
         parts.append(f"return {mean} ({number(min(returns))} .. {number(max(returns))})")
-    parts.append(
-        f"{rate(progress.steps_per_second)} agent steps/s"
-        f" {rate(progress.steps_per_second * progress.action_repeat)} frames/s"
-        f" {rate(progress.updates_per_second)} updates/s"
-    )
+    if progress.steps_per_second > 0:  # not known yet in the first moments
+        parts.append(
+            f"{rate(progress.steps_per_second)} agent steps/s"
+            f" {rate(progress.steps_per_second * progress.action_repeat)} frames/s"
+            f" {rate(progress.updates_per_second)} updates/s"
+        )
     parts.append(" ".join(f"{name} {part:.0%}" for name, part in progress.shares.items() if name != "other"))
     parts.append(f"after {duration(progress.elapsed)}")
     parts.append(time_left(progress.steps, progress.total_steps, progress.steps_per_second))

@@ -31,10 +31,12 @@ def play(policy: Policy, episodes: int) -> None:
             time.sleep(max(due - time.monotonic(), 0.0))
         elif shown:
             shown = False
-            print(f"{policy.spec.name} draws no pictures: returns only")
+            screen.tell(f"{policy.spec.name} draws no pictures: returns only")
         for episode in step.episodes:
             told += 1
-            print(f"episode {told}: return {number(episode.episode_return)}, {episode.length:,} agent steps")
+            screen.tell(
+                f"episode {told}: return {number(episode.episode_return)}, {episode.length:,} agent steps"
+            )
 
     try:
         with one_thread_each():
