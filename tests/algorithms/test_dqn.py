@@ -40,7 +40,7 @@ def test_target_is_the_papers(double: bool) -> None:
         learner.flat.add_(0.3 * torch.randn_like(learner.flat))  # online and target now differ
     data.discount[3] = 0.0
     algorithm = DQN(DQNConfig(double=double), SPEC)
-    _, error, _ = algorithm.loss(learner.network, learner.target, data)
+    error = algorithm.loss(learner.network, data, learner.target)[1]["td_error"]
     for i in range(8):
         after = values(learner.target, data.next_observation[i : i + 1])[0]
         best = (
@@ -69,7 +69,7 @@ def test_gradient_with_respect_to_q_is_clipped_not_the_loss() -> None:
     data.action.zero_()
     data.reward.zero_()
     data.discount.zero_()
-    total, _, _ = DQN(DQNConfig(), SPEC).loss(table, table, data)
+    total, _ = DQN(DQNConfig(), SPEC).loss(table, data, table)
     (gradient,) = torch.autograd.grad(total * 3, [table.q])
     assert gradient.tolist() == pytest.approx([1.0, 1.0, 0.4])
 
@@ -98,7 +98,7 @@ def test_truncated_bootstraps_and_terminal_does_not() -> None:
         expected = 1.0
         if flag == "truncated":
             expected += 0.9 * float(values(learner.target, torch.full((1, 3), 0.5)).max())
-        _, error, _ = DQN(DQNConfig(), SPEC).loss(learner.network, learner.target, drawn)
+        error = DQN(DQNConfig(), SPEC).loss(learner.network, drawn, learner.target)[1]["td_error"]
         chosen = float(values(learner.network, torch.zeros(1, 3))[0, 1])
         targets.append(chosen - float(error[row]))
         assert targets[-1] == pytest.approx(expected, abs=1e-5)
@@ -152,7 +152,7 @@ def test_update_returns_new_priorities() -> None:
     learner, data = make_learner("q", threads=2), batch()
     learner.make_target()
     algorithm = DQN(DQNConfig(), SPEC)
-    _, expected, _ = algorithm.loss(learner.network, learner.target, data)
+    expected = algorithm.loss(learner.network, data, learner.target)[1]["td_error"]
     metrics, errors = algorithm.update(learner, data)
     torch.testing.assert_close(errors, expected.abs())
     assert learner.version == 1

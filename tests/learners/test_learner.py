@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,9 +49,9 @@ def test_shards_equal_one_step_on_the_union_batch(
     whole = learner()
     pool = Pool(len(sizes))
     parts = learner(replace(CONFIG, threads=len(sizes)), parallel=pool)
-    pieces = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    pieces = [partial(tuple, piece) for piece in zip(x.split(sizes), y.split(sizes), strict=True)]
     for _ in range(5):
-        whole.step(loss, [(x, y)])
+        whole.step(loss, [lambda: (x, y)])
         metrics = parts.step(loss, pieces, [n / 12 for n in sizes])
     torch.testing.assert_close(parts.flat, whole.flat, atol=1e-6, rtol=0)
     assert parts.version == whole.version == 5
@@ -64,7 +65,7 @@ def test_clipping_comes_after_averaging() -> None:
     model = nn.Linear(2, 1, bias=False)
     made = Learner(model, config, seed=0, num_envs=1, gamma=0.99)
     rows = [torch.tensor([[10.0, 0.0]]), torch.tensor([[0.0, 0.0]])]
-    metrics = made.step(lambda net, x: (net(x).sum(), {}), rows)
+    metrics = made.step(lambda net, x: (net(x).sum(), {}), [partial(torch.clone, row) for row in rows])
     assert float(metrics["gradient_norm"]) == pytest.approx(5.0)
     torch.testing.assert_close(made.gradient, torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
 
@@ -74,7 +75,7 @@ def test_matches_the_ordinary_optimiser(data: tuple[Tensor, Tensor]) -> None:
     made, plain = learner(config), network()
     optimizer = torch.optim.Adam(plain.parameters(), lr=config.learning_rate, eps=config.epsilon)
     for _ in range(10):
-        made.step(loss, [data])
+        made.step(loss, [lambda: data])
         optimizer.zero_grad()
         loss(plain, data)[0].backward()
         nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
@@ -90,7 +91,8 @@ def test_a_restored_learner_goes_on_bit_for_bit(
 ) -> None:
     config = replace(CONFIG, optimizer=optimizer, threads=threads)
     x, y = data
-    parts = list(zip(x.tensor_split(threads), y.tensor_split(threads), strict=True))
+    pieces = zip(x.tensor_split(threads), y.tensor_split(threads), strict=True)
+    parts = [partial(tuple, piece) for piece in pieces]
     first = learner(config)
     for _ in range(3):
         first.step(loss, parts)
@@ -109,7 +111,7 @@ def test_the_target_changes_only_when_copied(data: tuple[Tensor, Tensor]) -> Non
     made = learner()
     made.make_target()
     before = [p.clone() for p in made.target.parameters()]
-    made.step(loss, [data])
+    made.step(loss, [lambda: data])
     assert all(torch.equal(p, q) for p, q in zip(made.target.parameters(), before, strict=True))
     made.copy_target()
     assert all(
@@ -123,8 +125,8 @@ def test_bf16_computes_with_rounded_weights_and_steps_the_full_ones(data: tuple[
     exact = learner()
     assert next(made.network.parameters()).dtype == torch.bfloat16
     for _ in range(3):
-        made.step(loss, [(x.bfloat16(), y)])
-        exact.step(loss, [(x, y)])
+        made.step(loss, [lambda: (x.bfloat16(), y)])
+        exact.step(loss, [lambda: (x, y)])
     assert made.flat.dtype == torch.float32
     assert torch.equal(made.compute, made.flat.bfloat16())
     torch.testing.assert_close(made.flat, exact.flat, atol=2e-2, rtol=0)
@@ -135,7 +137,7 @@ def test_bf16_computes_with_rounded_weights_and_steps_the_full_ones(data: tuple[
 
 def test_acting_network_follows_every_step_without_gradients(data: tuple[Tensor, Tensor]) -> None:
     made = learner()
-    made.step(loss, [data])
+    made.step(loss, [lambda: data])
     assert torch.equal(made.acting(data[0]), made.network(data[0]))
     assert not any(p.requires_grad for p in made.acting.parameters())
 

@@ -1,4 +1,4 @@
-"""Advantage actor-critic, synchronous (Mnih et al. 2016, arXiv 1602.01783, section 4 with a barrier instead of threads).
+"""Advantage actor-critic, synchronous (Mnih et al. 2016, arXiv 1602.01783, section 4; a barrier instead of threads).
 
 One update on each unroll; every state gets the longest available n-step return (lambda = 1), cut at episode ends.
 Losses are means over samples, where A3C sums over each rollout.
@@ -7,6 +7,7 @@ Losses are means over samples, where A3C sums over each rollout.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class A2C:
             samples.advantage = samples.advantage.reshape(samples.value.shape)
         parts = learner.split(torch.arange(samples.columns, device=samples.action.device))
         shares = [len(part) / samples.columns for part in parts]
-        return learner.step(lambda network, part: self.loss(network, samples.take(part)), parts, shares)
+        return learner.step(self.loss, [partial(samples.take, part) for part in parts], shares)
 
     def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
         """Scalar loss and metrics (left on the device) of samples [T, N]; advantages are constants."""

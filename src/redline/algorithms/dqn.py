@@ -8,6 +8,7 @@ loss: the gradient with respect to Q has magnitude at most 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from redline.ops import distributions
 from redline.ops.values import double_q_target, huber, legal, q_target, taken
-from redline.types import ActInput, Metrics, ReplayBatch, Spec, Tree, tree_leaves, tree_map
+from redline.types import ActInput, Loss, Metrics, ReplayBatch, Spec, Tree, tree_leaves, tree_map
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class DQN:
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
+        self._loss: Loss | None = None
         self.to_environment = distributions.make(spec.action).to_environment
 
     def epsilon(self, steps: int) -> float:
@@ -92,19 +94,17 @@ class DQN:
 
     def update(self, learner: Any, batch: ReplayBatch) -> tuple[Metrics, Tensor]:
         """One optimiser step on a replay batch [N]; returns metrics and absolute TD errors f32[N] (new priorities)."""
-        errors = torch.empty_like(batch.reward)
+        count = len(batch.reward)
+        parts = learner.split(torch.arange(count, device=batch.reward.device))
+        if self._loss is None:  # one object for the whole run: what a recorded step is known by
+            self._loss = partial(self.loss, target=learner.target)
+        metrics = learner.step(
+            self._loss, [partial(_take, batch, p) for p in parts], [len(p) / count for p in parts]
+        )
+        return metrics, metrics.pop("td_error").abs()
 
-        def loss(network: Any, part: Tensor) -> tuple[Tensor, Metrics]:
-            total, error, metrics = self.loss(network, learner.target, _take(batch, part))
-            errors[part] = error.abs()
-            return total, metrics
-
-        parts = learner.split(torch.arange(len(batch.reward), device=batch.reward.device))
-        metrics = learner.step(loss, parts, [len(part) / len(batch.reward) for part in parts])
-        return metrics, errors
-
-    def loss(self, network: Any, target: Any, batch: ReplayBatch) -> tuple[Tensor, Tensor, Metrics]:
-        """Weighted Huber loss, TD errors f32[N] and metrics of transitions [N]."""
+    def loss(self, network: Any, batch: ReplayBatch, target: Any) -> tuple[Tensor, Metrics]:
+        """Weighted Huber loss and metrics (``td_error`` f32[N] among them) of transitions [N]."""
         values = _values(network, batch.observation)
         with torch.no_grad():
             next_values = _values(target, batch.next_observation)
@@ -118,7 +118,12 @@ class DQN:
         chosen = taken(values, batch.action)
         error = chosen - backup
         total = (batch.weight * huber(error)).mean()
-        return total, error.detach(), {"q_loss": total.detach(), "q_value": chosen.detach().mean()}
+        metrics: Metrics = {
+            "q_loss": total.detach(),
+            "q_value": chosen.detach().mean(),
+            "td_error": error.detach(),
+        }
+        return total, metrics
 
 
 def _values(network: Any, observation: Tree) -> Tensor:

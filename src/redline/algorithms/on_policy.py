@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ class Samples:
     reset: Tensor  # bool[T, N]
     action_mask: Tensor | None  # bool[T, N, A]
     state: Tree = None  # [N, ...] recurrent state before the first step
+    clip: Any = None  # PPO's epsilon at this point of the run: a number, or f32[] where losses are recorded
 
     @classmethod
     def of(cls, unroll: Unroll, advantage: Tensor, *, recurrent: bool) -> Samples:
@@ -51,9 +53,18 @@ class Samples:
 
     def take(self, index: Tensor) -> Samples:
         """The samples with column indices i64[M]: [T, M, ...]."""
-        parts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "state"}
+        whole = ("state", "clip")
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in whole}
         taken = {name: tree_map(lambda x: x.index_select(1, index), leaf) for name, leaf in parts.items()}
-        return Samples(**taken, state=tree_map(lambda x: x.index_select(0, index), self.state))
+        state = tree_map(lambda x: x.index_select(0, index), self.state)
+        return Samples(**taken, state=state, clip=self.clip)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Samples:
+        """The same samples with ``function`` applied to every tensor."""
+        leaves = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        clip = leaves.pop("clip")
+        mapped = {name: tree_map(function, leaf) for name, leaf in leaves.items()}
+        return Samples(**mapped, clip=function(clip) if isinstance(clip, Tensor) else clip)
 
 
 def act(network: Any, distribution: Distribution, x: ActInput) -> tuple[dict[str, Tensor], Tree]:

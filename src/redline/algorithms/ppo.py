@@ -8,6 +8,7 @@ for (Andrychowicz et al. 2021 found it hurts).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,13 +109,16 @@ class PPO:
                 advantage.std() + 1e-8,
             )  # of the whole minibatch, whatever the shards
 
-        def loss(network: Any, part: Tensor) -> tuple[Tensor, Metrics]:
+        def make(part: Tensor) -> Samples:
             batch = samples.take(part)
             batch.advantage = (batch.advantage - mean) / scale
-            return self.loss(network, batch)
+            batch.clip = learner.scalar(self.clip)
+            return batch
 
         parts = learner.split(index)
-        return learner.step(loss, parts, [len(part) / len(index) for part in parts])
+        return learner.step(
+            self.loss, [partial(make, part) for part in parts], [len(p) / len(index) for p in parts]
+        )
 
     def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
         """Scalar loss and metrics (left on the device) of samples [T, N] with normalised advantages."""
@@ -123,7 +127,7 @@ class PPO:
         log_prob, entropy = self.distribution.log_prob_entropy(
             output.policy.float(), batch.action, batch.action_mask
         )
-        policy_loss = ppo_clip_loss(log_prob, batch.log_prob, batch.advantage, self.clip).mean()
+        policy_loss = ppo_clip_loss(log_prob, batch.log_prob, batch.advantage, batch.clip).mean()
         error = value_loss(output.value.float(), batch.target, batch.value, config.value_clip).mean()
         entropy = entropy.mean()
         total = policy_loss + config.value_cost * error - config.entropy_cost * entropy
@@ -132,6 +136,6 @@ class PPO:
             "value_loss": error.detach(),
             "entropy": entropy.detach(),
             "approximate_kl": approximate_kl(log_prob, batch.log_prob),
-            "clip_fraction": clip_fraction(log_prob, batch.log_prob, self.clip),
+            "clip_fraction": clip_fraction(log_prob, batch.log_prob, batch.clip),
         }
         return total, metrics

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from redline.learners.config import LearnerConfig
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
+from redline.learners.graphs import Graphed, GraphedActing
 from redline.learners.rewards import RewardTransform
 from redline.types import Loss, Metrics
 
+Part = Callable[[], Any]  # makes the batch of one shard
 Parallel = Callable[
     [Sequence[Callable[[], Any]]], list[Any]
 ]  # runs tasks side by side, returns their results
@@ -57,7 +59,9 @@ class Learner:
         self.shards = max(config.threads, 1) if self.device.type == "cpu" else 1
         self._networks = [twin(network, self.compute, trainable=True) for _ in range(self.shards)]
         self.network = self._networks[0]
-        self.acting = twin(self.network, self.compute, trainable=False)
+        acting = twin(self.network, self.compute, trainable=False)
+        self.graphs = self.device.type == "cuda" and config.cuda_graphs
+        self.acting: nn.Module = GraphedActing(acting) if self.graphs else acting
         self.target: nn.Module | None = None
         self._target = self.compute
         self.generator = torch.Generator().manual_seed(
@@ -70,17 +74,24 @@ class Learner:
         self._views = parameter_views(network, self.gradient)
         self._tiles = [tiles for tiles in cut_tiles(network, self.shards) if tiles]
         self._optimizers = [self._make_optimizer(tiles) for tiles in self._tiles]
+        self._graphed: dict[Any, Graphed] = {}
 
     def _make_optimizer(self, tiles: list[Tile]) -> torch.optim.Optimizer:
         piece = slice(tiles[0].start, tiles[-1].stop)
         weights = nn.Parameter(self.flat[piece])
         weights.grad = self.gradient[piece]
         config = self.config
+        # A recorded graph reads the rate from memory; a plain number would be frozen into it.
+        rate: Any = (
+            torch.tensor(self.learning_rate, device=self.device) if self.graphs else self.learning_rate
+        )
         if config.optimizer == "adam":
-            graphs = self.device.type == "cuda" and config.cuda_graphs
-            rate: Any = torch.tensor(self.learning_rate, device=self.device) if graphs else self.learning_rate
-            return torch.optim.Adam([weights], lr=rate, eps=config.epsilon, fused=True)
-        return torch.optim.RMSprop([weights], lr=self.learning_rate, alpha=config.decay, eps=config.epsilon)
+            return torch.optim.Adam(
+                [weights], lr=rate, eps=config.epsilon, fused=True, capturable=self.graphs
+            )
+        return torch.optim.RMSprop(
+            [weights], lr=rate, alpha=config.decay, eps=config.epsilon, capturable=self.graphs
+        )
 
     def set_progress(self, fraction: float) -> None:
         """Tell the learner what share of the run is done, for the learning-rate schedule."""
@@ -109,34 +120,40 @@ class Learner:
         """Cut sample indices i64[N] into one piece per shard (none empty)."""
         return list(index.tensor_split(min(self.shards, len(index)))) if self.shards > 1 else [index]
 
-    def step(self, loss: Loss, parts: Sequence[Any], weights: Sequence[float] | None = None) -> Metrics:
+    def scalar(self, value: float) -> Any:
+        """A number that changes during the run, as a loss may read it: a tensor where losses are recorded."""
+        return torch.tensor(value, device=self.device) if self.graphs else value
+
+    def step(self, loss: Loss, parts: Sequence[Part], weights: Sequence[float] | None = None) -> Metrics:
         """One optimiser step on the weighted mean of ``loss`` over ``parts`` (at most one part per shard).
 
         Args:
-          loss: called as ``loss(network, part)``; returns a scalar (a mean over its part) and metrics.
-          parts: what to hand to ``loss``; computed side by side.
+          loss: called as ``loss(network, batch)``; returns a scalar (a mean over its part) and metrics.
+          parts: make the batches for ``loss``, each called on the thread that uses it.
           weights: share of each part, summing to 1 (default: equal), so uneven parts equal their union.
-        Returns: metrics averaged over parts, ``gradient_norm`` (before clipping); tensors stay on the device.
+        Returns: metrics (scalars averaged over parts, vectors joined) and ``gradient_norm`` before clipping; tensors
+          stay on the device.
         """
+        if self.graphs:
+            recorded = self._graphed.setdefault(loss, Graphed(partial(self._whole_step, loss)))
+            self.version += 1
+            return recorded(parts[0]())
         shares = weights or [1.0 / len(parts)] * len(parts)
         tasks = [partial(self._differentiate, k, loss, part, shares[k]) for k, part in enumerate(parts)]
         done = self._parallel(tasks)
         norm = self._apply([gradients for gradients, _ in done])
         self.version += 1
-        metrics = [metrics for _, metrics in done]
-        if len(metrics) == 1:
-            return metrics[0] | {"gradient_norm": norm}
-        merged: Metrics = {
-            name: sum(share * m[name] for share, m in zip(shares, metrics, strict=True))
-            for name in metrics[0]
-        }
-        return merged | {"gradient_norm": norm}
+        return _merge([metrics for _, metrics in done], shares) | {"gradient_norm": norm}
+
+    def _whole_step(self, loss: Loss, batch: Any) -> Metrics:
+        gradients, metrics = self._differentiate(0, loss, lambda: batch, 1.0)
+        return metrics | {"gradient_norm": self._apply([gradients])}
 
     def _differentiate(
-        self, shard: int, loss: Loss, part: Any, weight: float
+        self, shard: int, loss: Loss, part: Part, weight: float
     ) -> tuple[tuple[Tensor, ...], Metrics]:
         network = self._networks[shard]
-        total, metrics = loss(network, part)
+        total, metrics = loss(network, part())
         total = total * weight if weight != 1.0 else total
         return torch.autograd.grad(total, list(network.parameters())), metrics
 
@@ -189,7 +206,7 @@ class Learner:
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to a state that ``state`` gave (on any device; shard counts may differ, sums may then round apart)."""
+        """Go back to a state that ``state`` gave (any device; other shard counts round sums apart)."""
         self.flat.copy_(state["weights"])
         self.compute.copy_(self.flat)
         for name, buffer in self.network.named_buffers():
@@ -201,6 +218,18 @@ class Learner:
         if self.target is not None:
             self.copy_target()
             self._target.copy_(state["target"])
+
+
+def _merge(metrics: Sequence[Metrics], shares: Sequence[float]) -> Metrics:
+    """Scalars averaged by share, vectors [n] joined in order."""
+    if len(metrics) == 1:
+        return metrics[0]
+    merged: Metrics = {}
+    for name, first in metrics[0].items():
+        each: list[Any] = [m[name] for m in metrics]
+        vector = isinstance(first, Tensor) and first.dim() > 0
+        merged[name] = torch.cat(each) if vector else sum(w * x for w, x in zip(shares, each, strict=True))
+    return merged
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

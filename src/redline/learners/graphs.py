@@ -1,0 +1,103 @@
+"""CUDA graphs: a sequence of kernels recorded once and launched as one, where launching costs more than computing.
+
+A recorded graph reads and writes the same memory each time. So inputs are copied into static tensors, and outputs are
+cloned before the next replay overwrites them. One graph is kept per signature (shapes and dtypes) of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from redline.types import Output, Tree, tree_leaves, tree_map
+
+WARM_UP = 3  # eager calls before recording: lazy initialisation must not end up inside the graph
+
+Function = Callable[[Any], Any]  # a mapped object (anything with ``map``) or a tree in, a tree of tensors out
+
+
+def signature(batch: Any) -> tuple[Any, ...]:
+    """Shapes and dtypes of every tensor of a batch, in order: what a graph was recorded for."""
+    found: list[Any] = []
+    transform(batch, lambda x: found.append((tuple(x.shape), x.dtype)) or x)  # type: ignore[func-returns-value]
+    return tuple(found)
+
+
+def transform(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """``function`` on every tensor of a batch: a dataclass with ``map``, or a tree."""
+    return batch.map(function) if hasattr(batch, "map") else tree_map(function, batch)
+
+
+def copy_into(static: Any, fresh: Any) -> None:
+    """Copy every tensor of ``fresh`` over its counterpart in ``static``."""
+    targets: list[Tensor] = []
+    transform(static, lambda x: targets.append(x) or x)  # type: ignore[func-returns-value]
+    remaining = iter(targets)
+    transform(fresh, lambda x: next(remaining).copy_(x, non_blocking=True))
+
+
+class Graphed:
+    """A function of one batch, recorded after ``WARM_UP`` eager calls for each new signature. Every call does its work
+    exactly once: the eager calls are real ones, and recording is followed by a replay.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self._calls: dict[tuple[Any, ...], int] = {}
+        self._graphs: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
+
+    def __call__(self, batch: Any) -> Any:
+        """The function's result for ``batch``; tensors of it are the caller's own."""
+        key = signature(batch)
+        if key not in self._graphs:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] <= WARM_UP:
+                return self._eagerly(batch)
+            self._graphs[key] = self._record(batch)
+        graph, static, result = self._graphs[key]
+        copy_into(static, batch)
+        graph.replay()
+        return tree_map(Tensor.clone, result)
+
+    def _eagerly(self, batch: Any) -> Any:
+        """On a side stream, as recording demands of the calls before it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            result = self.function(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        return result
+
+    def _record(self, batch: Any) -> tuple[Any, Any, Any]:
+        static = transform(batch, lambda x: x.clone())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self.function(static)
+        return graph, static, result
+
+
+class GraphedActing(nn.Module):
+    """A feed-forward network's inference through a graph; recurrent networks and odd shapes go through eagerly."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._forward = Graphed(self._compute)
+
+    def _compute(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        output, _ = self.network(inputs["observation"], None, inputs["reset"])
+        return {"policy": output.policy, "value": output.value}
+
+    def initial_state(self, batch: int) -> Tree:
+        """As the network's."""
+        return self.network.initial_state(batch)  # type: ignore[operator]
+
+    def forward(self, observation: Tree, state: Tree, reset: Tensor) -> tuple[Output, Tree]:
+        """As the network's; the outputs are the caller's own."""
+        if state is not None or not next(tree_leaves(observation)).is_cuda:
+            return self.network(observation, state, reset)
+        result = self._forward({"observation": observation, "reset": reset})
+        return Output(result["policy"], result["value"]), None
