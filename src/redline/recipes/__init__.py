@@ -43,7 +43,17 @@ def family_of(environment: str) -> str:
     """``atari``, ``mujoco`` or an empty string, from an environment's id."""
     if environment.startswith("ALE/") or "NoFrameskip" in environment:
         return "atari"
-    bodies = ("HalfCheetah", "Hopper", "Walker2d", "Ant-", "Humanoid", "Swimmer", "Reacher", "Pusher", "Inverted")
+    bodies = (
+        "HalfCheetah",
+        "Hopper",
+        "Walker2d",
+        "Ant-",
+        "Humanoid",
+        "Swimmer",
+        "Reacher",
+        "Pusher",
+        "Inverted",
+    )
     return "mujoco" if environment.startswith(bodies) else ""
 
 

@@ -36,7 +36,9 @@ def ppo_lstm() -> Experiment:
     """PPO with an LSTM, for tasks that need memory; minibatches are whole unrolls of some environments."""
     return Experiment(
         recipe="ppo_lstm",
-        algorithm=PPOConfig(unroll=64, epochs=4, minibatches=4, gamma=0.99, gae_lambda=0.95, entropy_cost=0.01),
+        algorithm=PPOConfig(
+            unroll=64, epochs=4, minibatches=4, gamma=0.99, gae_lambda=0.95, entropy_cost=0.01
+        ),
         network=NetworkConfig(hidden=(64,), activation="tanh", core="lstm", core_size=64),
         learner=LearnerConfig(learning_rate=1e-3),
         sampler=SamplerConfig(num_envs=16),
