@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from redline.types import UserError
 
@@ -105,7 +104,7 @@ class Categorical:
     def log_prob_entropy(
         self, parameters: Tensor, action: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        return _log_prob_entropy(_masked(parameters, mask), action)
+        return _log_prob_entropy(_log_softmax(parameters, mask), action)
 
     def to_environment(self, action: Tensor) -> np.ndarray:
         chosen = action.cpu().numpy()
@@ -160,7 +159,7 @@ class MultiCategorical:
     def log_prob_entropy(
         self, parameters: Tensor, action: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        log_prob, entropy = _log_prob_entropy(_masked(*self._spread(parameters, mask)), action)
+        log_prob, entropy = _log_prob_entropy(_log_softmax(*self._spread(parameters, mask)), action)
         return log_prob.sum(-1), entropy.sum(-1)
 
     def to_environment(self, action: Tensor) -> np.ndarray:
@@ -243,32 +242,8 @@ def _entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def _log_prob_entropy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    if torch.is_grad_enabled() and logits.requires_grad:
-        return _LogProbEntropy.apply(logits, action)
-    log_probs = logits.log_softmax(-1)
+def _log_prob_entropy(log_probs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     return _gather(log_probs, action), _entropy(log_probs)
-
-
-class _LogProbEntropy(torch.autograd.Function):
-    """Both as one node of the graph: with small networks the graph's upkeep costs more than the arithmetic."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = logits.log_softmax(-1)
-        probs = log_probs.exp()
-        entropy = -(probs * log_probs).sum(-1)
-        ctx.save_for_backward(log_probs, probs, entropy, action)
-        return _gather(log_probs, action), entropy
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, for_log_prob: Tensor, for_entropy: Tensor) -> tuple[Tensor, None]:
-        # d log p_a / d logit_i = [i = a] - p_i;   d H / d logit_i = -p_i (log p_i + H)
-        log_probs, probs, entropy, action = ctx.saved_tensors
-        pull = torch.addcmul(for_log_prob, for_entropy, entropy).unsqueeze(-1)
-        grad = torch.addcmul(pull, for_entropy.unsqueeze(-1), log_probs).mul_(probs).neg_()
-        return grad.scatter_add_(-1, action.unsqueeze(-1), for_log_prob.unsqueeze(-1)), None
 
 
 def _refusal(space: gymnasium.Space[Any]) -> str:
