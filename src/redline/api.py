@@ -19,7 +19,8 @@ from redline.runs.checkpoint import best_checkpoint, load_checkpoint, load_newes
 from redline.runs.folder import RunFolder
 from redline.runs.provenance import provenance
 from redline.runtime import training
-from redline.runtime.evaluate import Player, evaluate as play_episodes
+from redline.runtime.evaluate import Player
+from redline.runtime.evaluate import evaluate as play_episodes
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.runtime.parts import Parts
 from redline.types import Environment, Observer, Progress, RunError, Step, Tree, UserError, tree_map
@@ -177,11 +178,12 @@ def train(
     """Train an agent and return its run.
 
     Args:
-      environment: a Gymnasium id, ``package.module:factory``, or a callable returning a ``gymnasium.Env`` or ``VectorEnv``.
+      environment: a Gymnasium id, ``package.module:factory``, or a callable that returns a ``gymnasium.Env`` or a
+        ``gymnasium.vector.VectorEnv``.
       recipe: its name (``redline recipes`` lists them); without one, PPO in the variant for the environment.
       steps: agent steps (not frames).   seed: of everything.   num_envs: environments stepped together.
       device: ``cpu``, ``cuda`` or ``auto``.   overrides: ``a.b=c`` strings, as ``--set`` on the command line.
-      options: ``name`` of the run, ``folder`` it lies in (``runs``), ``observer``, ``config`` (a config.yaml to run again).
+      options: ``name`` of the run, ``folder`` it lies in (``runs``), ``observer``, ``config`` (a config.yaml to rerun).
 
     Raises:
       UserError: something asked for does not exist.   RunError: the run could not go on.   Interrupted: checkpointed.
@@ -189,18 +191,18 @@ def train(
     unknown = set(options) - {"name", "folder", "observer", "config"}
     if unknown:
         raise UserError(f"train has no option {min(unknown)!r}: name, folder, observer and config are left")
-    experiment = make_experiment(environment, recipe, config=options.get("config"), overrides=overrides)
     shorthand = {"run.steps": steps, "run.seed": seed, "sampler.num_envs": num_envs, "learner.device": device}
-    experiment = override(
-        experiment, [f"{key}={value}" for key, value in shorthand.items() if value is not None]
+    settings = [f"{key}={value}" for key, value in shorthand.items() if value is not None]
+    experiment = make_experiment(
+        environment, recipe, config=options.get("config"), overrides=[*settings, *overrides]
     )
-    folder = RunFolder.create(
-        options.get("name"),
-        environment=environments.probe(experiment.environment).name,
-        recipe=experiment.recipe,
-        base=options.get("folder") or "runs",
-    )
-    return _run(experiment, folder, options.get("observer") or Quiet(), None)
+
+    def make_folder(parts: Parts) -> RunFolder:
+        base = options.get("folder") or "runs"
+        name = options.get("name")
+        return RunFolder.create(name, environment=parts.spec.name, recipe=experiment.recipe, base=base)
+
+    return _run(experiment, make_folder, options.get("observer") or Quiet(), None)
 
 
 def make_experiment(
@@ -225,7 +227,7 @@ def make_experiment(
 def resume(
     run: str | Path | Run, *, steps: int | None = None, observer: Observer | None = None, folder: str = "runs"
 ) -> Run:
-    """Go on with a run where its newest checkpoint stands; ``steps`` changes how many agent steps it shall have in all."""
+    """Go on with a run where its newest checkpoint stands; ``steps``: agent steps it shall have in all."""
     found = RunFolder.open(run.path if isinstance(run, Run) else run, base=folder)
     experiment = load_yaml(Experiment, found.config)
     if steps is not None:
@@ -234,20 +236,33 @@ def resume(
     watch = observer or Quiet()
     for message in loaded.messages if loaded else ():
         watch.message(message)
-    return _run(experiment, found, watch, loaded.state if loaded else None)
+    return _run(experiment, lambda _: found, watch, loaded.state if loaded else None)
 
 
 def _run(
-    experiment: Experiment, folder: RunFolder, observer: Observer, restored: dict[str, Any] | None
+    experiment: Experiment,
+    make_folder: Callable[[Parts], RunFolder],
+    observer: Observer,
+    restored: dict[str, Any] | None,
 ) -> Run:
-    with folder:
-        done = training.train(experiment, folder, observer, restored, prepare=_write_config)
-        counters = done.counters
-        write_report(folder.path)
-        if done.interrupt.at is not None:
-            raise Interrupted(folder.name)
-        mean = float(np.mean(counters.returns)) if counters.returns else float("nan")
-        return Run(folder.path, counters.steps, counters.episodes, mean, counters.elapsed)
+    locked: list[RunFolder] = []
+
+    def open_folder(parts: Parts) -> RunFolder:
+        locked.append(make_folder(parts).lock())
+        _write_config(locked[0], parts)
+        return locked[0]
+
+    try:
+        done = training.train(experiment, open_folder, observer, restored)
+        write_report(done.folder.path)
+    finally:
+        for folder in locked:
+            folder.unlock()
+    counters = done.counters
+    if done.interrupt.at is not None:
+        raise Interrupted(done.folder.name)
+    mean = float(np.mean(counters.returns)) if counters.returns else float("nan")
+    return Run(done.folder.path, counters.steps, counters.episodes, mean, counters.elapsed)
 
 
 def _write_config(folder: RunFolder, parts: Parts) -> None:

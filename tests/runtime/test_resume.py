@@ -76,7 +76,7 @@ def test_killed_and_resumed_equals_undisturbed(case: str, tmp_path: Path) -> Non
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
         process.wait()
-        process = start(tmp_path, "resume")
+        process = start(tmp_path, "resume", "", "0")
     assert process.wait(timeout=120) == 0
     assert kills >= 1
     left, right = load_newest(whole.path / "checkpoints"), load_newest(checkpoints)

@@ -67,6 +67,8 @@ class Experiment:
 def make_algorithm(experiment: Experiment, spec: Spec) -> PPO | A2C | DQN:
     """The algorithm of an experiment, for environments like ``spec``; refuses what cannot work, with the reason."""
     config = experiment.algorithm
+    if isinstance(config, PPOConfig):
+        _check_minibatches(experiment, config)
     if isinstance(config, DQNConfig):
         if not hasattr(spec.action, "n"):
             kind = type(spec.action).__name__
@@ -82,3 +84,17 @@ def make_algorithm(experiment: Experiment, spec: Spec) -> PPO | A2C | DQN:
                 "learner.reward=normalize would change rewards already in replay: use clip or raw"
             )
     return ALGORITHMS[type(config)](config, spec)  # type: ignore[arg-type]
+
+
+def _check_minibatches(experiment: Experiment, config: PPOConfig) -> None:
+    recurrent, count = experiment.network.core != "none", experiment.sampler.num_envs
+    available = count if recurrent else count * config.unroll
+    if config.minibatches > available:
+        unit = (
+            "environments (a recurrent network's minibatches are whole unrolls)"
+            if recurrent
+            else "samples an unroll"
+        )
+        raise UserError(
+            f"algorithm.minibatches={config.minibatches} is more than the {available} {unit}: use {available}"
+        )

@@ -95,14 +95,19 @@ class Training:
     """One run in one process. ``run`` trains to the end and returns ``done`` or ``interrupted``."""
 
     def __init__(
-        self, parts: Parts, folder: RunFolder, observer: Observer, restored: dict[str, Any] | None = None
+        self,
+        parts: Parts,
+        loop: Loop,
+        folder: RunFolder,
+        observer: Observer,
+        restored: dict[str, Any] | None = None,
     ) -> None:
         self.parts, self.folder, self.observer = parts, folder, observer
         self.config = parts.experiment.run
         self.counters = Counters()
         self.interrupt = InterruptRequest()
         self.metrics: Metrics = {}
-        self.loop: Loop = make_loop(parts)
+        self.loop = loop
         self.writer = MetricsWriter(folder.path, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
         self.exact = True
         self._best_due = False
@@ -342,19 +347,26 @@ def one_thread_each() -> Iterator[None]:
 
 def train(
     experiment: Experiment,
-    folder: RunFolder,
+    open_folder: Callable[[Parts], RunFolder],
     observer: Observer,
     restored: dict[str, Any] | None = None,
-    prepare: Callable[[RunFolder, Parts], None] = lambda folder, parts: None,
 ) -> Training:
-    """Assemble, ``prepare`` the folder, train; the returned training is closed and holds counters and parts."""
+    """Assemble, open the run's folder (only now, when nothing is left to refuse), train.
+
+    The returned training is closed and holds counters and parts.
+    """
     with one_thread_each():
         parts = assemble(experiment)
         training: Training | None = None
         reason = "failed"
         try:
-            prepare(folder, parts)
-            training = Training(parts, folder, observer, restored)
+            loop = make_loop(parts)
+            try:
+                folder = open_folder(parts)
+                training = Training(parts, loop, folder, observer, restored)
+            except BaseException:
+                loop.close()
+                raise
             observer.start(folder.name, str(folder.path), rules(parts))
             if not training.exact:
                 observer.message(
@@ -363,7 +375,7 @@ def train(
             reason = training.run()
             return training
         finally:
-            observer.stop(reason)
             if training is not None:
+                observer.stop(reason)
                 training.close()
             parts.close()
