@@ -105,7 +105,7 @@ class Policy:
     def __init__(self, experiment: Experiment, state: dict[str, Any]) -> None:
         self.experiment = experiment
         self.spec = environments.probe(experiment.environment)
-        self.algorithm = make_algorithm(experiment, self.spec)
+        self.algorithm: Any = make_algorithm(experiment, self.spec)
         network = networks.build(self.spec, experiment.network, self.algorithm.network_kind)
         flat = flatten_parameters(network)
         weights = state["learner"]["weights"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class A2C:
     """Act, loss, update. No process, queue or device in sight."""
 
     name = "a2c"
-    network_kind = "actor_critic"
+    network_kind: Literal["actor_critic"] = "actor_critic"
 
     def __init__(self, config: A2CConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class DQN:
     """Act, loss, update. The target network is the learner's, bit-equal to the online one after each copy."""
 
     name = "dqn"
-    network_kind = "q"
+    network_kind: Literal["q"] = "q"
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec

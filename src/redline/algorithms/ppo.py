@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class PPO:
     """Act, loss, update. No process, queue or device in sight."""
 
     name = "ppo"
-    network_kind = "actor_critic"
+    network_kind: Literal["actor_critic"] = "actor_critic"
 
     def __init__(self, config: PPOConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
@@ -102,7 +102,8 @@ class PPO:
 
     def _minibatch(self, learner: Any, samples: Samples, index: Tensor) -> Metrics:
         advantage = samples.advantage.index_select(1, index)
-        mean, scale = 0.0, 1.0
+        mean: Any = 0.0
+        scale: Any = 1.0
         if self.config.normalize_advantage and advantage.numel() > 1:
             mean, scale = (
                 advantage.mean(),

@@ -60,7 +60,9 @@ class Learner:
         self._networks = [twin(network, self.compute, trainable=True) for _ in range(self.shards)]
         self.network = self._networks[0]
         acting = twin(self.network, self.compute, trainable=False)
-        self.graphs = self.device.type == "cuda" and config.cuda_graphs
+        # Recurrent cores look at resets on the host, which a recording cannot.
+        feed_forward = not any(isinstance(module, nn.RNNBase) for module in acting.modules())
+        self.graphs = self.device.type == "cuda" and config.cuda_graphs and feed_forward
         self.acting: nn.Module = GraphedActing(acting) if self.graphs else acting
         self.target: nn.Module | None = None
         self._target = self.compute

@@ -83,7 +83,7 @@ def make_algorithm(experiment: Experiment, spec: Spec) -> PPO | A2C | DQN:
             raise UserError(
                 "learner.reward=normalize would change rewards already in replay: use clip or raw"
             )
-    return ALGORITHMS[type(config)](config, spec)  # type: ignore[arg-type]
+    return ALGORITHMS[type(config)](config, spec)
 
 
 def _check_minibatches(experiment: Experiment, config: PPOConfig) -> None:

@@ -27,7 +27,9 @@ CHUNK = 256  # agent steps of one iteration of the replay loop
 class Loop(Protocol):
     """What a run drives: it collects and learns, and counts nothing but its own seconds."""
 
-    clock: dict[str, float]  # seconds stepping, acting, learning
+    @property
+    def clock(self) -> dict[str, float]:
+        """Seconds of the wall clock spent stepping, acting and learning."""
 
     def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
         """Collect and learn once; returns agent steps taken and metrics. ``steps`` and ``fraction`` are done."""
@@ -103,7 +105,8 @@ class UnrollLoop:
         learner.set_progress(fraction)
         unroll = self.unroll.map(self._to_device) if self.device.type == "cuda" else self.unroll
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
-        learner.network.update_normalizer(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation))
+        normalize: Any = learner.network.update_normalizer
+        normalize(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation))
         self.learning += time.perf_counter() - begin
         return self.unroll.action.shape[0] * self.unroll.action.shape[1], metrics
 

@@ -64,7 +64,7 @@ def assemble(experiment: Experiment) -> Parts:
     return Parts(experiment, spec, algorithm, learner, pool)
 
 
-def build_network(experiment: Experiment, spec: Spec, kind: str) -> nn.Module:
+def build_network(experiment: Experiment, spec: Spec, kind: Any) -> nn.Module:
     """The experiment's network with weights drawn from its seed, the global generator left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.run.seed)

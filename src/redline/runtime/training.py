@@ -254,11 +254,11 @@ class Training:
         )
         returns = [episode.episode_return for episode in episodes]
         values = {
-            "evaluation/return": np.mean(returns),
+            "evaluation/return": float(np.mean(returns)),
             "evaluation/min": min(returns),
             "evaluation/max": max(returns),
         }
-        self.writer.write(self.counters.steps, {name: float(value) for name, value in values.items()})
+        self.writer.write(self.counters.steps, values)
 
     def _save(self) -> None:
         state = self.state()
