@@ -10,6 +10,7 @@ Used in docs/guide/new-algorithm.md. To train it:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,9 +108,7 @@ class KLPenalty:
         shares = [len(part) / samples.columns for part in parts]
         metrics: Metrics = {}
         for _ in range(self.config.epochs):
-            metrics = learner.step(
-                lambda network, part: self.loss(network, samples.take(part)), parts, shares
-            )
+            metrics = learner.step(self.loss, [partial(samples.take, part) for part in parts], shares)
         return metrics
 
 
@@ -129,6 +128,6 @@ def kl_penalty() -> Experiment:
     )
 
 
-ALGORITHMS[KLPenaltyConfig] = KLPenalty  # type: ignore[index,assignment]
+ALGORITHMS[KLPenaltyConfig] = KLPenalty
 RECIPES["kl_penalty"] = kl_penalty
 # --8<-- [end:recipe]
