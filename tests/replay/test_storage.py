@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from redline.replay import Replay, ReplayConfig
 from redline.types import Spec
-from tests.replay.naive import NaiveReplay, Pictures, Row, add, compare, picture_spec
+from tests.replay.naive import SIDE, NaiveReplay, Pictures, Row, add, compare, picture_spec
 
 
 def check_all(replay: Replay, naive: NaiveReplay) -> None:
@@ -101,3 +102,17 @@ def test_other_spaces(name: str, action: gymnasium.Space, compression: str) -> N
         naive.add(row)
         add(replay, row)
         check_all(replay, naive)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_what_lies_beside_the_ring_goes_when_the_ring_comes_round(stacked: bool) -> None:
+    """First and final observations of a few episodes stay, however long the run."""
+    spec = picture_spec() if stacked else replace(picture_spec(), frame_stack=1)
+    replay, pictures = Replay(spec, ReplayConfig(capacity=60), 3), Pictures(3, 0, "random", ends=0.05)
+    sizes = []
+    for _ in range(1000):
+        add(replay, pictures.step())
+        sizes.append(replay.nbytes())
+    assert max(sizes[500:]) <= 1.1 * max(sizes[:500])
+    ring = 60 * 3 * 4 * SIDE * SIDE  # bytes if every row had something beside it
+    assert max(sizes) - sizes[0] < 0.3 * ring
