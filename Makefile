@@ -65,9 +65,9 @@ $(READY): pyproject.toml requirements/constraints.txt
 	else \
 	    echo "Bringing $(VENV) up to date"; \
 	fi
-	@$(PIP) install --quiet -c requirements/constraints.txt -e '.[dev]'
+	@$(PIP) install -qq -c requirements/constraints.txt -e '.[dev]'
 	@touch $@
 
 $(DOCS): $(READY)
-	@$(PIP) install --quiet -c requirements/constraints.txt -e '.[docs]'
+	@$(PIP) install -qq -c requirements/constraints.txt -e '.[docs]'
 	@touch $@
