@@ -1,0 +1,87 @@
+"""LeanRL: its PPO for Atari, unchanged, from a checkout (``--source``); ``--flag compile`` adds its --compile.
+
+Its files are written for gym below 0.26 and EnvPool of that time, and log to Weights & Biases: a shim gives EnvPool
+of today the old shape of ``reset`` and ``step``, gymnasium goes under the name of gym, and logging does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import runpy
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from common import Finished, Meter, Options, read_options
+
+
+def old_envpool(options: Options, meter: Meter) -> Any:
+    """A module with ``make`` alone, whose environments tell ``meter`` when a round of collecting begins."""
+    import envpool
+    import gymnasium
+
+    class OldGym(gymnasium.Env):
+        def __init__(self, env: Any) -> None:
+            self.env, self.taken = env, 0
+            self.observation_space, self.action_space = env.observation_space, env.action_space
+            if not isinstance(env.action_space, gymnasium.spaces.Discrete):
+                self.action_space = gymnasium.spaces.Discrete(int(env.action_space.n))
+
+        def reset(self, **_: Any) -> Any:
+            return self.env.reset()[0]
+
+        def step(self, action: Any) -> Any:
+            if self.taken % options.task.steps_per_iteration == 0 and meter.boundary(self.taken):
+                raise Finished
+            self.taken += options.task.num_envs
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            return observation, reward, terminated | truncated, info
+
+        def close(self) -> None:
+            self.env.close()
+
+    def make(name: str, env_type: str, **settings: Any) -> Any:
+        settings["num_threads"] = options.threads
+        return OldGym(envpool.make(name, env_type="gymnasium", **settings))
+
+    module = types.ModuleType("envpool")
+    module.make = make  # type: ignore[attr-defined]
+    return module
+
+
+def main() -> None:
+    """Measure."""
+    options = read_options("leanrl", ["pong-ppo", "pong-ppo-32"])
+    if options.source is None:
+        raise SystemExit("leanrl: give --source, a checkout of github.com/pytorch-labs/LeanRL")
+    options.set_torch_threads()
+    import gymnasium
+
+    task = options.task
+    compiled = "compile" in options.flags
+    meter = Meter(options)
+    wandb = types.ModuleType("wandb")
+    wandb.init = wandb.log = lambda *_args, **_more: None  # type: ignore[attr-defined]
+    sys.modules |= {"wandb": wandb, "gym": gymnasium, "envpool": old_envpool(options, meter)}
+    file = Path(options.source).resolve() / "leanrl" / "ppo_atari_envpool_torchcompile.py"
+    sys.argv = [
+        str(file),
+        "--no-cuda",
+        "--env-id=Pong-v5",
+        f"--seed={options.seed}",
+        f"--total-timesteps={options.total}",
+        f"--num-envs={task.num_envs}",
+        f"--num-steps={task.unroll}",
+        f"--num-minibatches={task.num_envs * task.unroll // task.minibatch}",
+        f"--update-epochs={task.epochs}",
+        *(["--compile"] if compiled else []),
+    ]
+    with contextlib.suppress(Finished):
+        runpy.run_path(str(file), run_name="__main__")
+    note = f"{file.name}, EnvPool{', compiled' if compiled else ''}"
+    meter.report(["torch", "tensordict", "envpool", "gymnasium", "numpy"], note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""SBX (Stable-Baselines3 in JAX, compiled): PPO on CartPole. Its PPO has no convolutional policy for Pong."""
+
+from __future__ import annotations
+
+from common import Meter, read_options
+from sb3_ import linear, make_callback
+
+
+def main() -> None:
+    """Measure. With --to-score the clock includes compilation, which the user waits for as well."""
+    options = read_options("sbx", ["cartpole-ppo"])
+    options.set_torch_threads()
+    from sbx import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    task = options.task
+    env = make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=options.seed)
+    model = PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=linear(task.learning_rate),
+        n_steps=task.unroll,
+        batch_size=task.minibatch,
+        n_epochs=task.epochs,
+        gamma=task.gamma,
+        gae_lambda=task.gae_lambda,
+        clip_range=linear(task.clip),
+        ent_coef=task.entropy,
+        seed=options.seed,
+    )
+    meter = Meter(options)
+    model.learn(options.total, callback=make_callback(meter))
+    meter.report(["sbx-rl", "jax", "flax", "stable-baselines3", "gymnasium", "numpy"], "DummyVecEnv")
+
+
+if __name__ == "__main__":
+    main()
