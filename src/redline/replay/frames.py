@@ -29,18 +29,23 @@ class Pool:
         self._slots: dict[int, dict[int, np.ndarray]] = {}
 
     def put(self, slot: int, env: int, value: np.ndarray) -> None:
+        """Keep a copy of ``value``."""
         self._slots.setdefault(slot, {})[env] = np.array(value)
 
     def get(self, slot: int, env: int) -> np.ndarray:
+        """What was put there; KeyError where nothing was."""
         return self._slots[slot][env]
 
     def drop(self, slot: int) -> None:
+        """Let go of what a slot has."""
         self._slots.pop(slot, None)
 
     def nbytes(self) -> int:
+        """Bytes taken."""
         return sum(value.nbytes for slot in self._slots.values() for value in slot.values())
 
     def state(self) -> dict[str, np.ndarray]:
+        """For a checkpoint: keys i64[N, 3] (slot, environment, length) and the values end to end."""
         items = [(slot, env, value) for slot, found in self._slots.items() for env, value in found.items()]
         if not items:
             return {}
@@ -48,6 +53,7 @@ class Pool:
         return {"keys": keys, "values": np.concatenate([value for _, _, value in items])}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``state`` gave."""
         self._slots.clear()
         first = 0
         for slot, env, length in np.asarray(state.get("keys", ())).tolist():
