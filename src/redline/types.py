@@ -47,6 +47,10 @@ class RunError(UserError):
     """A run that cannot go on for a reason outside Redline's code: disk, environment, checkpoint (exit code 1)."""
 
 
+class Interruption(Exception):
+    """Work was broken off at a safe point because the run shall stop: nothing is in flight, weights are whole."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """What one environment looks like to everything else."""
@@ -144,7 +148,9 @@ class Unroll:
     truncated: Tensor  # bool[T, B]
     reset: Tensor  # bool[T+1, B] observation t starts an episode (recurrent state is zeroed before it)
     final_value: Tensor  # f32[T, B] value of the final observation where truncated, else 0
-    record: dict[str, Tensor] = field(default_factory=dict)  # [T, B, ...] what the algorithm asked to remember
+    record: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # [T, B, ...] what the algorithm asked to remember
     state: Tree = None  # [B, ...] recurrent state before observation 0
     bootstrap_value: Tensor | None = None  # f32[B] acting weights' value of observation T
     action_mask: Tensor | None = None  # bool[T+1, B, A]
@@ -170,7 +176,9 @@ class ReplayBatch:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ReplayBatch:
         """The same batch with ``function`` applied to every tensor."""
-        return ReplayBatch(**{item.name: tree_map(function, getattr(self, item.name)) for item in fields(self)})
+        return ReplayBatch(
+            **{item.name: tree_map(function, getattr(self, item.name)) for item in fields(self)}
+        )
 
 
 class Output(NamedTuple):
@@ -191,7 +199,9 @@ class Network(Protocol):
 
 
 Metrics = dict[str, "Tensor | float"]
-Loss = Callable[[Any, Any], tuple["Tensor", Metrics]]  # (network, batch) -> scalar loss and metrics, left on device
+Loss = Callable[
+    [Any, Any], tuple["Tensor", Metrics]
+]  # (network, batch) -> scalar loss and metrics, left on device
 
 
 @dataclass

@@ -11,10 +11,9 @@ import torch
 
 from redline import api, environments
 from redline.actors import Actor, allocate
-from redline.actors.unroll import Interrupted
 from redline.environments import EnvironmentConfig
 from redline.runtime.parts import assemble
-from redline.types import ActInput, Unroll, tree_leaves
+from redline.types import ActInput, Interruption, Unroll, tree_leaves
 
 RECIPES = {"feed-forward": ("ppo", ()), "lstm": ("ppo_lstm", ()), "gru": ("ppo_lstm", ("network.core=gru",))}
 
@@ -119,7 +118,7 @@ def test_stopping_in_the_middle_leaves_nothing_in_flight() -> None:
     actor = Actor([environment], parts.algorithm, parts.learner.acting, seed=0)
     unroll = allocate(parts.algorithm, parts.learner.acting, parts.spec, 8, 2)
     asked = iter([False, False, False, True])
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interruption):
         actor.collect(unroll, 0, 0, stop=lambda: next(asked))
     actor.collect(unroll, 0, 0)  # send and receive still pair up
     actor.close()

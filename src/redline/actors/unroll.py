@@ -15,13 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redline.types import ActInput, Environment, Episode, Spec, Step, Tree, Unroll, tree_map
+from redline.types import ActInput, Environment, Episode, Interruption, Spec, Step, Tree, Unroll, tree_map
 
 Clock = dict[str, float]  # seconds spent in "stepping" and "acting"
-
-
-class Interrupted(Exception):
-    """The actor was told to stop in the middle of an unroll."""
 
 
 def allocate(
@@ -110,7 +106,7 @@ class Actor:
         Args:
           unroll: [T, B]; this actor's columns are written.   steps: agent steps of the run before this unroll.
           version: of the acting weights, stamped on the unroll.   stop: asked at each time step; True raises
-            ``Interrupted`` with every environment received.
+            ``Interruption`` with every environment received.
         """
         length = len(unroll.action)
         for group in self.groups:
@@ -118,7 +114,7 @@ class Actor:
         for t in range(length):
             if stop():
                 self._receive_all(unroll, t - 1)
-                raise Interrupted
+                raise Interruption
             for group in self.groups:
                 if t > 0:
                     self._receive(group, unroll, t - 1)

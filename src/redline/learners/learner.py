@@ -21,7 +21,7 @@ from redline.learners.config import LearnerConfig
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing
 from redline.learners.rewards import RewardTransform
-from redline.types import Loss, Metrics
+from redline.types import Interruption, Loss, Metrics
 
 Part = Callable[[], Any]  # makes the batch of one shard
 Parallel = Callable[
@@ -72,6 +72,7 @@ class Learner:
         self.rewards = RewardTransform(config.reward, num_envs, gamma)
         self.version = 0
         self.learning_rate = config.learning_rate
+        self.stop: Callable[[], bool] = bool  # asked before every step; True raises ``Interruption``
         self._parallel = parallel
         self._views = parameter_views(network, self.gradient)
         self._tiles = [tiles for tiles in cut_tiles(network, self.shards) if tiles]
@@ -136,6 +137,8 @@ class Learner:
         Returns: metrics (scalars averaged over parts, vectors joined) and ``gradient_norm`` before clipping; tensors
           stay on the device.
         """
+        if self.stop():
+            raise Interruption
         if self.graphs:
             recorded = self._graphed.setdefault(loss, Graphed(partial(self._whole_step, loss)))
             self.version += 1

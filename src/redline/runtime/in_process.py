@@ -98,6 +98,7 @@ class UnrollLoop:
     def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
         """One unroll and what the algorithm makes of it."""
         learner = self.parts.learner
+        learner.stop = stop
         self.parts.pool(
             [partial(actor.collect, self.unroll, steps, learner.version, stop) for actor in self.actors]
         )

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from redline.actors.unroll import Interrupted
 from redline.runs.checkpoint import save_checkpoint
 from redline.runs.folder import RunFolder
 from redline.runs.metrics import MetricsWriter
@@ -23,10 +22,10 @@ from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop, make_loop
 from redline.runtime.parts import Parts, assemble
-from redline.types import Metrics, Observer, Progress, RunError
+from redline.types import Interruption, Metrics, Observer, Progress, RunError
 
 RECENT = 100  # episodes whose mean return is reported
-GRACE = 2.0  # seconds an interrupted run gets to reach the end of its iteration
+GRACE = 1.0  # seconds an interrupted run gets to reach the end of its iteration
 SAVE_EVERY = 60.0  # seconds between checkpoints, unless the run counts them in steps
 SHOW_EVERY = 0.5  # seconds between calls of the observer
 WINDOW = 8.0  # seconds over which rates are measured
@@ -166,7 +165,7 @@ class Training:
         fraction = min(counters.steps / self.config.steps, 1.0)
         try:
             steps, self.metrics = self.loop.iterate(counters.steps, fraction, self.interrupt)
-        except Interrupted:
+        except Interruption:
             return False
         counters.steps += steps
         for episode in self.loop.finished_episodes():

@@ -1,0 +1,65 @@
+"""Every algorithm learns something that chance does not: small tasks, seeds fixed, thresholds below what it reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import redline
+
+
+def train(environment: str, recipe: str, steps: int, folder: Path, *overrides: str) -> redline.Run:
+    quiet = ["run.tensorboard=false", *overrides]
+    return redline.train(environment, recipe, steps=steps, seed=1, folder=str(folder), overrides=quiet)
+
+
+def test_ppo_balances_the_pole(tmp_path: Path) -> None:
+    run = train("CartPole-v1", "ppo", 50_000, tmp_path)
+    assert run.evaluate(20).mean_return >= 450
+
+
+@pytest.mark.slow
+def test_a2c_balances_the_pole(tmp_path: Path) -> None:
+    run = train("CartPole-v1", "a2c", 150_000, tmp_path)
+    assert run.evaluate(20).mean_return >= 195
+
+
+@pytest.mark.slow
+def test_dqn_catches_the_ball(tmp_path: Path) -> None:
+    run = train(
+        "redline/Catch-v0", "dqn", 30_000, tmp_path, "algorithm.epsilon_steps=5000", "replay.prioritized=true"
+    )
+    assert run.evaluate(50).mean_return >= 0.8  # chance is about -0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+def test_recurrent_ppo_recalls_what_no_feed_forward_policy_can(core: str, tmp_path: Path) -> None:
+    run = train("redline/Recall-v0", "ppo_lstm", 60_000, tmp_path, f"network.core={core}")
+    assert run.evaluate(100).mean_return >= 0.9
+
+
+def test_feed_forward_ppo_stays_at_chance_on_recall(tmp_path: Path) -> None:
+    run = train("redline/Recall-v0", "ppo", 10_000, tmp_path)
+    assert run.evaluate(200).mean_return <= 0.4  # a quarter, and the noise of 200 episodes
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "a2c", "dqn"])
+def test_masked_actions_are_never_taken(recipe: str, tmp_path: Path) -> None:
+    # The environment raises when an illegal action arrives, which would end the run.
+    run = train("redline/Masked-v0", recipe, 4_000, tmp_path)
+    assert run.steps >= 4_000
+    assert run.evaluate(20).mean_return > 0
+
+
+def test_dict_observations_and_images_train(tmp_path: Path) -> None:
+    small = ["network.core=gru", "network.hidden=[16]", "network.core_size=16"]
+    policy = train("redline/Dict-v0", "ppo", 3_000, tmp_path, *small).load()
+    assert policy.act(policy.spec.observation.sample()).shape == ()
+
+
+@pytest.mark.slow
+def test_ppo_moves_a_continuous_body(tmp_path: Path) -> None:
+    run = train("InvertedPendulum-v5", "ppo", 60_000, tmp_path, "run.stop_at_return=800")
+    assert run.evaluate(10).mean_return >= 400  # a random policy falls within about ten steps

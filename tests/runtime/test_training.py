@@ -1,0 +1,198 @@
+"""A run's conduct: interrupts, exact replays, precision, shards, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import redline
+from redline import api
+from redline.runs.checkpoint import load_newest
+from redline.runtime.parts import assemble
+from redline.types import Progress, RunError, UserError
+
+FAST = ["run.tensorboard=false", "algorithm.epochs=2"]
+
+
+def weights(run: redline.Run) -> torch.Tensor:
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    return loaded.state["learner"]["weights"]
+
+
+def train(
+    folder: Path, *overrides: str, environment: str = "CartPole-v1", recipe: str = "ppo", **options: Any
+) -> Any:
+    settings = {"steps": 2048, "folder": str(folder), "overrides": [*FAST, *overrides]} | options
+    return redline.train(environment, recipe, **settings)
+
+
+def test_one_seed_gives_one_result_and_another_gives_another(tmp_path: Path) -> None:
+    first, again, other = (train(tmp_path, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_threads_change_nothing_but_speed(tmp_path: Path) -> None:
+    runs = [train(tmp_path, "learner.threads=2", "sampler.shards=2", seed=5) for _ in range(2)]
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+
+
+def test_a_run_can_be_repeated_from_its_config(tmp_path: Path) -> None:
+    first = train(tmp_path, seed=3)
+    again = redline.train(config=first.path / "config.yaml", folder=str(tmp_path))
+    assert torch.equal(weights(first), weights(again))
+
+
+def test_bf16_trains_on_images(tmp_path: Path) -> None:
+    run = train(
+        tmp_path,
+        "learner.precision=bf16",
+        "algorithm.unroll=16",
+        "sampler.num_envs=4",
+        "replay=null",
+        environment="ALE/Pong-v5",
+        steps=128,
+    )
+    assert torch.isfinite(weights(run)).all()
+    action = run.load().act(np.zeros((4, 84, 84), np.uint8))
+    assert 0 <= int(action) < 6
+
+
+def test_the_run_folder_holds_everything(tmp_path: Path) -> None:
+    run = train(tmp_path, "run.log_every=512", "run.evaluate_every=1024", "run.evaluate_episodes=2")
+    names = {path.name for path in run.path.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "plan.json", "checkpoints", "report.html"} <= names
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "frames" in line] == [512, 1024, 1536, 2048]
+    assert sum("evaluation/return" in line for line in lines) == 2
+    assert [line["updates"] for line in lines if "updates" in line] == [
+        4,
+        8,
+        12,
+        16,
+    ]  # two epochs of 256 samples
+    plan = json.loads((run.path / "plan.json").read_text())
+    assert plan["plan"]["precision"] == "fp32"
+    assert any("truncated episodes bootstrap" in rule for rule in plan["rules"])
+
+
+def test_resume_goes_on_to_more_steps(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    longer = redline.resume(run.name, steps=4096, folder=str(tmp_path))
+    assert longer.steps == 4096
+    assert longer.path == run.path
+
+
+def test_environments_that_cannot_be_saved_start_new_episodes_and_the_run_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listener(api.Quiet):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    options = {"environment": "ALE/Pong-v5", "steps": 64}
+    run = train(tmp_path, "algorithm.unroll=16", "sampler.num_envs=2", **options)
+    resumed = redline.resume(run.name, steps=128, folder=str(tmp_path), observer=Listener())
+    assert resumed.steps == 128
+    assert any("everything but the episodes in progress" in text for text in said)
+
+
+def test_stop_at_return_ends_the_run_early(tmp_path: Path) -> None:
+    run = train(tmp_path, "run.stop_at_return=5", steps=1_000_000)
+    assert run.episodes >= 100
+    assert run.steps < 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_checkpoints_and_exits_130_in_seconds(number: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "redline", "train", "ALE/Pong-v5", "--plain", "--folder", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, "--name", "stopped", "--num-envs", "32"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    deadline = time.time() + 120
+    while not metrics.exists() and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    begin = time.time()
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert time.time() - begin < 10.0  # under 5 s on a machine that does nothing else
+    assert load_newest(tmp_path / "stopped" / "checkpoints") is not None
+    assert "redline resume stopped" in output
+
+
+def test_training_works_off_the_main_thread(tmp_path: Path) -> None:
+    done: list[Any] = []
+    thread = threading.Thread(target=lambda: done.append(train(tmp_path)))
+    thread.start()
+    thread.join(120)
+    assert done
+    assert done[0].steps == 2048
+
+
+def test_a_diverging_loss_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not finite after"):
+        train(tmp_path, "learner.learning_rate=1e30", "learner.max_grad_norm=null", "run.log_every=256")
+
+
+def test_an_observer_that_fails_leaves_no_lock_and_no_thread(tmp_path: Path) -> None:
+    class Failing(api.Quiet):
+        def update(self, progress: Progress) -> None:
+            raise RuntimeError("observer failed")
+
+    with pytest.raises(RuntimeError, match="observer failed"):
+        train(tmp_path, observer=Failing(), name="failed")
+    assert redline.resume("failed", folder=str(tmp_path)).steps == 2048
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["algorithm.minibatches=999"], "algorithm.minibatches=999 is more than the 256 samples"),
+        (["learner.device=tpu"], "learner.device=tpu: unknown"),
+        (["learner.device=cuda:7"], "this machine has"),
+        (["sampler.shards=9"], "9 shards"),
+    ],
+)
+def test_refusals_leave_no_folder(overrides: list[str], line: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=line):
+        train(tmp_path / "runs", *overrides)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_is_made_of_explicit_numbers() -> None:
+    parts = assemble(api.make_experiment("CartPole-v1", "ppo"))
+    learner, sampler = parts.experiment.learner, parts.experiment.sampler
+    assert learner.device in ("cpu", "cuda")
+    assert learner.precision == "fp32"
+    assert learner.threads >= 1
+    assert sampler.shards >= 1
+    assert sampler.groups >= 1
+    assert os.cpu_count() is None or learner.threads <= (os.cpu_count() or 1)
+    parts.close()
+
+
+def test_policy_acts_on_single_and_batched_observations_and_refuses_other_shapes(tmp_path: Path) -> None:
+    policy = train(tmp_path).load()
+    assert policy.act(np.zeros(4, np.float32)).shape == ()
+    assert policy.act(np.zeros((3, 4), np.float32)).shape == (3,)
+    with pytest.raises(UserError, match=r"observation has shape \[5\]"):
+        policy.act(np.zeros(5, np.float32))
