@@ -39,6 +39,7 @@ CASES = {
     "cheetah": Case("HalfCheetah-v5", lambda: gymnasium.make("HalfCheetah-v5"), steps=20),
     "counter": Case("tests.environments.samples:counter", lambda: samples.Counter(5), {"length": 5}),
     "truncated": Case(samples.Counter, lambda: samples.Counter(5, True), {"length": 5, "truncate": True}),
+    "both": Case(samples.Counter, lambda: samples.Counter(5), {"length": 5}, {"time_limit": 5}),
     "parts": Case("redline/Dict-v0", lambda: gymnasium.make("redline/Dict-v0")),
     "repeat": Case("CartPole-v1", lambda: Repeat(gymnasium.make("CartPole-v1"), 3), {}, {"action_repeat": 3}),
 }

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -167,9 +168,9 @@ def _child_settings() -> Iterator[None]:
     """What a child inherits: no interrupts (the parent ends it), and one compute thread (workers are the threads)."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
-    blocks = hasattr(
-        signal, "pthread_sigmask"
-    )  # not on Windows, where a Ctrl-C may print a child's traceback
+    blocks = hasattr(signal, "pthread_sigmask")  # not on Windows: a Ctrl-C may print a child's traceback
+    if blocks:
+        resource_tracker.ensure_running()  # started by the first spawn otherwise, it unblocks SIGINT behind us
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else set()
     os.environ.update(dict.fromkeys(names, "1"))
     try:
