@@ -41,7 +41,13 @@ class Endless(gymnasium.Env[np.ndarray, int]):
 def collect(
     recipe: str, *overrides: str, num_envs: int = 3, length: int = 24, groups: int = 1
 ) -> tuple[Any, list[Unroll]]:
-    settings = [*RECIPES[recipe][1], f"sampler.num_envs={num_envs}", "run.debug=true", *overrides]
+    settings = [
+        *RECIPES[recipe][1],
+        "algorithm.minibatches=1",
+        f"sampler.num_envs={num_envs}",
+        "run.debug=true",
+        *overrides,
+    ]
     experiment = api.make_experiment(Endless, RECIPES[recipe][0], overrides=settings)
     parts = assemble(experiment)
     sizes = [num_envs // groups] * groups
