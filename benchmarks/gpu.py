@@ -1,0 +1,128 @@
+"""The GPU paths, checked and timed: PyTorch, NumPy, gymnasium and ale-py are all it needs beside Redline's sources.
+
+    PYTHONPATH=src python benchmarks/gpu.py [--device cuda] [--seconds 10]
+
+For each recipe and for every combination of precision and CUDA graphs: agent steps/s of real training on Pong with
+learning on, the cost of one act and one update, and whether the recorded update moves the weights as the eager one
+does (``drift``: largest difference after the same updates, relative to the size of the move). One JSON line. With
+``--device cpu`` the same code runs without graphs: a check of the benchmark itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
+from redline.runtime.experiment import Experiment
+from redline.runtime.in_process import make_loop
+from redline.runtime.parts import Parts, assemble
+from redline.types import Unroll
+
+RECIPES = {"ppo": ppo_atari, "a2c": a2c_atari, "dqn": dqn_atari}
+
+
+def experiment_of(recipe: str, device: str, precision: Any, graphs: bool, num_envs: int) -> Experiment:
+    """A recipe on a device; DQN with a small replay and a short warm-up."""
+    made = RECIPES[recipe]()
+    learner = replace(made.learner, device=device, precision=precision, cuda_graphs=graphs)
+    made = replace(made, learner=learner, sampler=replace(made.sampler, num_envs=num_envs))
+    if made.replay is not None:
+        algorithm = replace(made.algorithm, learning_starts=256)  # type: ignore[call-arg]
+        made = replace(made, algorithm=algorithm, replay=replace(made.replay, capacity=20_000))
+    return made
+
+
+def synchronise(device: str) -> None:
+    """Wait for the device, so that a clock read next tells the truth."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def throughput(parts: Parts, device: str, seconds: float) -> dict[str, float]:
+    """Agent steps/s and updates/s with learning on, after one warm-up of a few iterations."""
+    loop = make_loop(parts)
+    steps = 0
+    try:
+        for _ in range(4):
+            steps += loop.iterate(steps, 0.0, bool)[0]
+        synchronise(device)
+        begin, first, updates = time.perf_counter(), steps, parts.learner.version
+        while time.perf_counter() - begin < seconds:
+            steps += loop.iterate(steps, 0.0, bool)[0]
+        synchronise(device)
+        elapsed = time.perf_counter() - begin
+    finally:
+        loop.close()
+    return {
+        "steps_per_second": (steps - first) / elapsed,
+        "updates_per_second": (parts.learner.version - updates) / elapsed,
+    }
+
+
+def random_unroll(parts: Parts, seed: int) -> Unroll:
+    """A PPO unroll of noise on the learner's device."""
+    from redline.actors import allocate
+
+    sampler = parts.experiment.sampler
+    length = parts.experiment.algorithm.unroll  # type: ignore[union-attr]
+    unroll = allocate(parts.algorithm, parts.learner.acting, parts.spec, length, sampler.num_envs)
+    chance = torch.Generator().manual_seed(seed)
+    unroll.observation.random_(0, 256, generator=chance)
+    unroll.action.random_(0, int(parts.spec.action.n), generator=chance)  # type: ignore[attr-defined]
+    unroll.reward.normal_(generator=chance)
+    unroll.record["log_prob"].fill_(-1.79)
+    return unroll.map(lambda x: x.to(parts.learner.device))
+
+
+def drift(device: str, precision: str, num_envs: int) -> float:
+    """Largest difference between weights after eager and after recorded updates, relative to how far they moved."""
+    ends = []
+    for graphs in (False, True):
+        parts = assemble(experiment_of("ppo", device, precision, graphs, num_envs))
+        start = parts.learner.flat.clone()
+        for seed in range(2):
+            parts.algorithm.update(parts.learner, random_unroll(parts, seed), 0.25 * seed)
+        ends.append(parts.learner.flat - start)
+        parts.close()
+    return float((ends[0] - ends[1]).abs().max() / ends[0].abs().max())
+
+
+def main() -> None:
+    """Run everything and print one JSON line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--num-envs", type=int, nargs="+", default=[8, 128])
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    options = parser.parse_args()
+    cuda = options.device.startswith("cuda")
+    if cuda and not torch.cuda.is_available():
+        parser.error("no CUDA device here; --device cpu checks the benchmark itself")
+    rows: list[dict[str, Any]] = []
+    for recipe in options.recipes:
+        for num_envs in options.num_envs:
+            for precision in ("fp32", "bf16"):
+                for graphs in (False, True) if cuda else (False,):
+                    parts = assemble(experiment_of(recipe, options.device, precision, graphs, num_envs))
+                    row = {"recipe": recipe, "num_envs": num_envs, "precision": precision, "graphs": graphs}
+                    rows.append(row | throughput(parts, options.device, options.seconds))
+                    parts.close()
+    check = {p: drift(options.device, p, options.num_envs[0]) for p in ("fp32", "bf16")}
+    name = torch.cuda.get_device_name() if cuda else "cpu"
+    print(
+        json.dumps(
+            {"benchmark": "gpu", "device": name, "torch": torch.__version__, "rows": rows, "drift": check}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
