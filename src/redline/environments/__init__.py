@@ -11,12 +11,14 @@ import time
 from dataclasses import replace
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
 from redline.environments import atari, cartpole, envpool, inline, vector
 from redline.environments.config import AtariConfig, EnvironmentConfig
 from redline.environments.registry import build, build_single, name_of, one_line, registered
+from redline.environments.spaces import random_actions
 from redline.environments.workers import Workers
 from redline.types import Environment, Spec, UserError
 
@@ -121,10 +123,10 @@ def _from_one(
             raise UserError(
                 f"environment.backend=vector: {name_of(config)!r} is a single environment; use auto"
             )
-        workers = _paying_workers(first, config, num_envs, threads)
-        if workers:
+        workers = _paying_workers(first, config, spec, num_envs, threads)
+        if workers is not None:
             first.close()
-            return _workers(config, spec, num_envs, workers)
+            return workers
         while len(envs) < num_envs:  # one by one, so that a failure half-way still closes the others
             envs.append(build_single(config))
         spec = replace(spec, rules=(*spec.rules, "stepped in this process"))
@@ -166,32 +168,41 @@ def _workers(config: EnvironmentConfig, spec: Spec, num_envs: int, workers: int)
     return Workers(config, spec, num_envs, workers)
 
 
-def _paying_workers(env: gymnasium.Env, config: EnvironmentConfig, num_envs: int, threads: int) -> int:
-    """How many worker processes beat this process at stepping; 0: none do."""
+def _paying_workers(
+    env: gymnasium.Env, config: EnvironmentConfig, spec: Spec, num_envs: int, threads: int
+) -> Workers | None:
+    """Worker processes where they beat this process at stepping: first by estimate, then by trying them."""
     limit = min(config.workers or threads, num_envs)
     if config.backend != "auto" or _unsendable(config):
-        return 0
+        return None
     if config.workers:
-        return limit
+        return _workers(config, spec, num_envs, limit)
     if limit < 2:
-        return 0
-    alone = _step_seconds(env) * num_envs
-    return limit if alone > GAIN * (alone / limit + ROUND_TRIP) else 0
+        return None
+    single = _step_seconds(inline.Inline([env], spec))
+    if single is None or single * num_envs < GAIN * (single * num_envs / limit + ROUND_TRIP):
+        return None
+    workers = _workers(config, spec, num_envs, limit)
+    together = _step_seconds(workers)
+    if together is not None and together * GAIN < single * num_envs:
+        return workers
+    workers.close()  # the other cores are busy, or one copy is far slower than the rest
+    return None
 
 
-def _step_seconds(env: gymnasium.Env) -> float:
-    """Seconds of a step with random actions, resets included; 0 where random actions are not welcome."""
+def _step_seconds(environment: Environment) -> float | None:
+    """Seconds of a step of the whole batch with random legal actions, resets included; None where it fails."""
+    rng, space = np.random.default_rng(0), environment.spec.action
     try:
-        env.reset(seed=0)
+        step = environment.reset(0)
         start, steps = time.perf_counter(), 0
         while steps < TIMED_STEPS and time.perf_counter() - start < TIMED_SECONDS:
-            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            environment.send(random_actions(space, environment.num_envs, step.action_mask, rng))
+            step = environment.recv()
             steps += 1
-            if terminated or truncated:
-                env.reset()
         return (time.perf_counter() - start) / steps
-    except Exception:  # an illegal action, say: not a fault, and a real one shows when the run steps
-        return 0.0
+    except UserError:  # not for a trial to tell: a fault that matters shows when the run steps
+        return None
 
 
 def _unsendable(config: EnvironmentConfig) -> str | None:

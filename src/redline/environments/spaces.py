@@ -179,3 +179,16 @@ class ActionAdapter:
 def copy_tree(tree: Tree) -> Tree:
     """A copy of every array."""
     return tree_map(np.copy, tree)
+
+
+def random_actions(
+    space: Space, num_envs: int, mask: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Random legal actions i64[B], i64[B, K] or f32[B, K] of a canonical space; ``mask`` bool[B, A] or None."""
+    if isinstance(space, spaces.Box):
+        low, high = np.maximum(space.low, -1.0), np.minimum(space.high, 1.0)
+        return rng.uniform(low, np.maximum(low, high), (num_envs, *space.shape)).astype(np.float32)
+    sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else space.nvec.tolist()  # type: ignore[attr-defined]
+    chances = rng.random((num_envs, sum(sizes))) if mask is None else rng.random(mask.shape) * mask
+    parts = [part.argmax(1) for part in np.split(chances, np.cumsum(sizes)[:-1], axis=1)]
+    return parts[0] if isinstance(space, spaces.Discrete) else np.stack(parts, 1)
