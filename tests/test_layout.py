@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import itertools
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "src" / "redline"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "redline"
+LOCAL = {"redline", "tests", "examples", "benchmarks"}
 ORDER = [
     {"types"},
     {"ops", "reports", "runs"},
@@ -133,6 +140,28 @@ def test_only_the_runtime_and_environments_start_processes() -> None:
             if module.split(".")[0] in STARTERS or ".".join(module.split(".")[:2]) in STARTERS:
                 wrong.append(f"{name}:{line}: {module}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("tree", "extras"), [("src", False), ("examples", False), ("tests", True)])
+def test_packages_that_are_imported_are_declared(tree: str, extras: bool) -> None:
+    """What happens to be installed here is not installed everywhere. Optional packages are imported in functions."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = list(project["dependencies"])
+    if extras:
+        wanted += itertools.chain(*project["optional-dependencies"].values())
+    declared = {re.split(r"[\[<>=~! ]", each)[0].lower() for each in wanted}
+    distributions = importlib.metadata.packages_distributions()
+    missing = set()
+    for file in (ROOT / tree).rglob("*.py"):
+        nodes = ast.parse(file.read_text(encoding="utf-8")).body
+        for node in nodes if tree == "src" else ast.walk(ast.Module(nodes, [])):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - LOCAL:
+                if not {each.lower() for each in distributions.get(top, [top])} & declared:
+                    missing.add(f"{file.relative_to(ROOT)}: {top}")
+    assert not missing, "\n".join(sorted(missing))
 
 
 def test_exceptions_are_still_needed() -> None:
