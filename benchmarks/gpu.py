@@ -31,7 +31,9 @@ def experiment_of(recipe: str, device: str, precision: Any, graphs: bool, num_en
     """A recipe on a device; DQN with a small replay and a short warm-up."""
     made = RECIPES[recipe]()
     learner = replace(made.learner, device=device, precision=precision, cuda_graphs=graphs)
-    made = replace(made, learner=learner, sampler=replace(made.sampler, num_envs=num_envs))
+    environment = replace(made.environment, id="ALE/Pong-v5")
+    sampler = replace(made.sampler, num_envs=num_envs)
+    made = replace(made, learner=learner, sampler=sampler, environment=environment)
     if made.replay is not None:
         algorithm = replace(made.algorithm, learning_starts=256)  # type: ignore[call-arg]
         made = replace(made, algorithm=algorithm, replay=replace(made.replay, capacity=20_000))
