@@ -313,3 +313,23 @@ def test_time_limit_counts_agent_steps_in_place_of_the_ids_own() -> None:
             ends.append(step)
             assert step.episodes[0].length == 250
     assert len(ends) == 2
+
+
+def test_pictures_follow_the_cart() -> None:
+    environment = make(EnvironmentConfig("CartPole-v1"), 2)
+    environment.reset(0)
+    first = environment.render(1)
+    for _ in range(40):
+        environment.send(np.ones(2, np.int64))
+        environment.recv()
+    second = environment.render(1)
+    assert first is not None
+    assert second is not None
+    assert first.shape == (200, 300, 3)
+    assert (first != second).any()
+
+
+def test_an_environment_without_pictures_gives_none() -> None:
+    environment = make(EnvironmentConfig("redline/Recall-v0"), 1)
+    environment.reset(0)
+    assert environment.render() is None

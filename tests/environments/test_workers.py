@@ -185,7 +185,7 @@ def test_unpicklable_factory_is_refused_for_workers_and_stepped_here_by_auto() -
 
 
 def test_auto_takes_workers_only_where_they_pay() -> None:
-    slow = make(EnvironmentConfig(samples.SlowReset, {"seconds": 0.002}), 4, threads=2)
+    slow = make(EnvironmentConfig(samples.SlowReset, {"seconds": 0.01}), 4, threads=2)
     try:
         assert type(slow).__name__ == "Workers"
         assert slow.spec.rules[-1] == "stepped in 2 worker processes"

@@ -102,17 +102,19 @@ class CartPole:
         step, self._next = self._next, None
         return step
 
-    def render(self, index: int = 0) -> np.ndarray | None:
-        """u8[400, 600, 3] drawn by Gymnasium, or None where pygame is not installed."""
-        single = CartPoleEnv(render_mode="rgb_array")
-        single.state = self._state[:, index].copy()
-        try:
-            picture = single.render()
-        except Exception:  # gymnasium names the missing library; here a missing picture says enough
-            return None
-        finally:
-            single.close()
-        return None if picture is None else np.asarray(picture, np.uint8)
+    def render(self, index: int = 0) -> np.ndarray:
+        """u8[200, 300, 3]: track, cart and pole (drawn here, as Gymnasium needs pygame for its own picture)."""
+        x, _, theta, _ = self._state[:, index]
+        rows, columns = np.mgrid[0:200, 0:300]
+        across = (columns - 150) / 50 - x  # metres from the cart, 50 pixels each
+        up = (150 - rows) / 50
+        along = across * math.sin(theta) + up * math.cos(theta)
+        beside = across * math.cos(theta) - up * math.sin(theta)
+        picture = np.full((200, 300, 3), 255, np.uint8)
+        picture[np.abs(up) < 0.01] = (0, 0, 0)
+        picture[(np.abs(across) < 0.4) & (np.abs(up) < 0.2)] = (40, 40, 40)
+        picture[(np.abs(beside) < 0.06) & (along > 0) & (along < 4 * HALF_LENGTH)] = (202, 152, 101)
+        return picture
 
     def state(self) -> dict[str, Any]:
         """Physics, generators and episode counts."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -65,6 +68,23 @@ def _first_info(env: gymnasium.Env, name: str) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise UserError(f"environment {name!r}: reset() must return (observation, info), info is {info!r}")
     return info
+
+
+@contextlib.contextmanager
+def _without_display() -> Iterator[None]:
+    """Let MuJoCo draw through EGL where there is no screen.
+
+    Only while drawing: MuJoCo reads the variable when imported too, and then fails where EGL is missing.
+    """
+    screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"))
+    if screen or sys.platform != "linux" or "mujoco" not in sys.modules:
+        yield
+        return
+    os.environ["MUJOCO_GL"] = "egl"
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_GL"]
 
 
 def _time_limit(env: gymnasium.Env) -> int | None:
@@ -216,7 +236,8 @@ class Inline:
     def render(self, index: int = 0) -> np.ndarray | None:
         """u8[H, W, 3], or None where the environment cannot draw itself here (no mode, no library, no display)."""
         try:
-            picture = self._copies.envs[index].render()
+            with _without_display():
+                picture = self._copies.envs[index].render()
         except Exception:  # whatever a graphics library dislikes about this machine
             return None
         picture = np.asarray(picture) if picture is not None else None
