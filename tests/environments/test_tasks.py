@@ -56,10 +56,9 @@ def test_recall_shows_a_feed_forward_policy_nothing_of_the_cue() -> None:
     rewarded: dict[int, set[int]] = defaultdict(set)
     for seed in range(60):
         observation, _ = env.reset(seed=seed)
-        cue, time = int(observation.argmax()), 0
-        for over in (False, False, False, False, True):
+        cue = int(observation.argmax())
+        for time, over in enumerate((False, False, False, False, True), start=1):
             reward, terminated = env.step(seed % 4)[1:3]
-            time += 1
             assert terminated == over
             rewarded[time] |= {cue} if reward else set()
             if not over:
