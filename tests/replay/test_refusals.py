@@ -12,7 +12,7 @@ import pytest
 
 import redline.replay.columns as columns
 import redline.replay.storage as storage
-from redline.replay import Limiter, Replay, ReplayConfig
+from redline.replay import Replay, ReplayConfig
 from redline.types import RunError, Spec, UserError
 from tests.replay.naive import Pictures, Row, add, picture_spec
 
@@ -56,11 +56,6 @@ def test_drawing_too_much_or_too_early() -> None:
         replay.sample(32)
     with pytest.raises(UserError, match="at least 1"):
         replay.sample(0)
-
-
-def test_limiter_refuses() -> None:
-    with pytest.raises(UserError, match="every > 0"):
-        Limiter(warmup=10, every=0)
 
 
 def test_unknown_spaces() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from redline.replay import Limiter, Replay, ReplayConfig
+from redline.algorithms.dqn import DQN, DQNConfig
+from redline.replay import Replay, ReplayConfig
 from redline.runs.checkpoint import load_checkpoint, save_checkpoint
 from redline.types import Spec, Tree, tree_leaves, tree_map
 from tests.replay.naive import NaiveReplay, Pictures, add, compare, picture_spec
@@ -47,26 +48,16 @@ def test_uniform_draws_are_uniform_over_steps_and_environments() -> None:
 def test_each_transition_is_drawn_eight_times_at_batch_32_every_4_steps() -> None:
     """Reference: DQN, check 3."""
     capacity, envs, batch = 2000, 4, 32
-    replay, limiter = Replay(VECTOR, ReplayConfig(capacity=capacity), envs), Limiter(warmup=capacity, every=4)
+    replay = Replay(VECTOR, ReplayConfig(capacity=capacity), envs)
+    algorithm = DQN(DQNConfig(learning_starts=capacity, update_every=4), VECTOR)
     counts = np.zeros(40_000, np.int64)
     for step in range(40_000 // envs):
         fill(replay, 1, step)
-        for _ in range(limiter.add(envs)):
+        for _ in range(algorithm.due((step + 1) * envs, envs)):
             counts += np.bincount(replay.sample(batch).index.numpy(), minlength=len(counts))
     whole_lives = counts[2 * capacity : -2 * capacity]
     assert whole_lives.mean() == pytest.approx(8, abs=0.05)
     assert whole_lives.std() == pytest.approx(np.sqrt(8), abs=0.1)
-
-
-def test_limiter_counts_exactly_over_any_number_of_environments() -> None:
-    for envs in (1, 3, 8, 100):
-        limiter, drawn = Limiter(warmup=1000, every=4), 0
-        for _ in range(5000 // envs):
-            drawn += limiter.add(envs)
-            assert drawn == max(0, limiter.added - 1000) // 4
-    again = Limiter(warmup=1000, every=4)
-    again.load_state(limiter.state())
-    assert again.add(100) == 25
 
 
 def test_truncated_bootstraps_and_terminal_does_not() -> None:

@@ -95,6 +95,13 @@ def test_resume_goes_on_to_more_steps(tmp_path: Path) -> None:
     assert longer.path == run.path
 
 
+def test_dqn_resumes_to_more_steps_with_its_replay(tmp_path: Path) -> None:
+    run = redline.train(
+        "CartPole-v1", "dqn", steps=1500, folder=str(tmp_path), overrides=["run.tensorboard=false"]
+    )
+    assert redline.resume(run.name, steps=2000, folder=str(tmp_path)).steps >= 2000
+
+
 def test_environments_that_cannot_be_saved_start_new_episodes_and_the_run_says_so(tmp_path: Path) -> None:
     said: list[str] = []
 

@@ -1,7 +1,6 @@
-"""Replay: a storage, a sampler and a limiter."""
+"""Replay: a storage and a sampler; when to draw is the algorithm's business."""
 
 from redline.replay.config import ReplayConfig
-from redline.replay.limiter import Limiter
 from redline.replay.replay import Replay
 
-__all__ = ["Limiter", "Replay", "ReplayConfig"]
+__all__ = ["Replay", "ReplayConfig"]

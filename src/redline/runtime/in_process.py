@@ -152,7 +152,12 @@ class ReplayLoop:
         self.config = experiment.algorithm
         self.num_envs = experiment.sampler.num_envs
         self.replay = Replay(
-            parts.spec, experiment.replay, self.num_envs, gamma=self.config.gamma, seed=experiment.run.seed
+            parts.spec,
+            experiment.replay,
+            self.num_envs,
+            gamma=self.config.gamma,
+            seed=experiment.run.seed,
+            pin_memory=parts.learner.device.type == "cuda",
         )
         parts.learner.make_target()
         environment = parts.make_environments()[0][0]
@@ -176,7 +181,7 @@ class ReplayLoop:
             self.actor.act(steps + taken)
             before, taken = steps + taken, taken + self.num_envs
             begin = time.perf_counter()
-            for _ in range(self.parts.algorithm.due(steps + taken, self.num_envs)):
+            for _ in range(self.parts.algorithm.due(steps + taken, self.num_envs) if len(self.replay) else 0):
                 self._update(fraction)
             if before // self.config.target_every < (steps + taken) // self.config.target_every:
                 self.parts.learner.copy_target()
@@ -189,7 +194,7 @@ class ReplayLoop:
         batch = self.replay.sample(self.config.batch, self.parts.experiment.replay.beta_at(fraction))
         device = self.parts.learner.device
         if device.type == "cuda":
-            batch = batch.map(lambda x: x.pin_memory().to(device, non_blocking=True))
+            batch = batch.map(lambda x: x.to(device, non_blocking=True))
         self.last, errors = self.parts.algorithm.update(self.parts.learner, batch)
         if self.parts.experiment.replay.prioritized:
             self.replay.update_priorities(batch.index.cpu().numpy(), errors.cpu().numpy())

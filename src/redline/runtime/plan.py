@@ -44,8 +44,13 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
         shards, groups = 1, 1
     shards = shards or (min(cores, sampler.num_envs) if atari and device == "cpu" else 1)
     groups = groups or (2 if device != "cpu" and sampler.num_envs >= 2 else 1)
+    replay = experiment.replay
+    if replay is not None and isinstance(experiment.algorithm, DQNConfig):  # no larger than the run can fill
+        room = max(run.steps, experiment.algorithm.batch)
+        replay = replace(replay, capacity=min(replay.capacity, room))
     return replace(
         experiment,
+        replay=replay,
         learner=replace(learner, device=device, precision=precision, threads=threads),
         sampler=replace(sampler, shards=shards, groups=groups),
         run=replace(
