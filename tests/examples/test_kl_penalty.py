@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from gymnasium import spaces
 
@@ -52,6 +53,7 @@ def test_the_loss_is_the_papers() -> None:
     torch.testing.assert_close(float(total.detach()), expected / 6, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_resumes_and_runs_again(tmp_path: Path) -> None:
     run = redline.train("CartPole-v1", "kl_penalty", steps=24_576, seed=1, folder=tmp_path, name="first")
     assert run.mean_return > 80  # at random: 22
