@@ -3,10 +3,11 @@
     python benchmarks/training.py [TASK ...] [--seconds 30] [--repeats 3]
 
 The ceiling counts core-seconds per agent step of what cannot be left out, each part measured alone on one thread:
-stepping the raw environment, one forward pass to act (at the batch of all environments), and the forward and backward
-passes over every sample consumed. It is ``cores / (step + act + passes * train)``: no optimiser, no loss, no copy, no
-waiting. Parts are measured in f32 and, where the processor has it, bf16, channels-last; the better one makes the ceiling.
-Redline then trains for real, learning on, and the two alternate ``repeats`` times; medians are printed as one JSON line.
+stepping the raw environment, one forward pass to act (at the batch of all environments), and the forward and
+backward passes over every sample consumed. It is ``cores / (step + act + passes * train)``: no optimiser, no loss, no
+copy, no waiting. Parts are measured in f32 and, where the processor has it, bf16, channels-last; the better one makes
+the ceiling. Redline then trains for real, learning on, and the two alternate ``repeats`` times; medians are printed as
+one JSON line.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ def train(environment: str, recipe: str, steps: int, folder: Path, *overrides: s
     return redline.train(environment, recipe, steps=steps, seed=1, folder=str(folder), overrides=quiet)
 
 
+@pytest.mark.slow
 def test_ppo_balances_the_pole(tmp_path: Path) -> None:
     run = train("CartPole-v1", "ppo", 50_000, tmp_path)
     assert run.evaluate(20).mean_return >= 450
@@ -53,6 +54,7 @@ def test_masked_actions_are_never_taken(recipe: str, tmp_path: Path) -> None:
     assert run.evaluate(20).mean_return > 0
 
 
+@pytest.mark.slow
 def test_dict_observations_and_images_train(tmp_path: Path) -> None:
     small = ["network.core=gru", "network.hidden=[16]", "network.core_size=16"]
     policy = train("redline/Dict-v0", "ppo", 3_000, tmp_path, *small).load()

@@ -54,6 +54,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), *arguments], start_new_session=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_and_resumed_equals_undisturbed(case: str, tmp_path: Path) -> None:
     environment, recipe, steps, overrides = CASES[case]

@@ -140,7 +140,7 @@ class Resume:
         Count | None,
         arg(
             metavar="N",
-            help="That many agent steps more.",
+            help="Agent steps it shall have in all.",
             help_behavior_hint="(default: to the run's own end)",
         ),
     ] = None

@@ -11,6 +11,7 @@ from torch import nn
 from redline import environments, networks
 from redline.learners.learner import Learner, serial
 from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.memory import keep_freed_memory
 from redline.runtime.plan import resolve
 from redline.runtime.pool import Pool
 from redline.types import Environment, Spec
@@ -47,6 +48,7 @@ def _shares(total: int, parts: int) -> list[int]:
 
 def assemble(experiment: Experiment) -> Parts:
     """Make algorithm, network and learner; weights are drawn from the run's seed and nothing else."""
+    keep_freed_memory()
     spec = environments.probe(experiment.environment)
     algorithm = make_algorithm(experiment, spec)
     network = build_network(experiment, spec, algorithm.network_kind)
