@@ -121,6 +121,7 @@ def main() -> None:
                 train(options, folder, Clock(meter), [])
         plan = json.loads(next(Path(folder).glob("*/plan.json")).read_text())["plan"]
     chosen = [f"{key} {value}" for key, value in plan.items() if key not in ("device", "num_envs")]
+    more["threads"] = max(plan["gradient_shards"], plan["actor_threads"])
     packages = ["redline", "torch", "gymnasium", "ale-py", "numpy"]
     meter.report(packages, f"planned by itself: {', '.join(chosen)}", **more)
 

@@ -226,8 +226,10 @@ def one_round(
             modes.append((SCORE_CAP, ["--to-score"]))
         for seconds, more in modes:
             load = wait_for_quiet(arguments.wait)
-            flags = [word for flag in peer.flags for word in ("--flag", flag)]
             threads = threads_for(task, arguments.threads)
+            limits = (f"learner.threads={threads}", f"sampler.shards={threads}") if arguments.threads else ()
+            chosen = limits if peer is REDLINE else peer.flags
+            flags = [word for flag in chosen for word in ("--flag", flag)]
             full = [
                 *command,
                 "--task",

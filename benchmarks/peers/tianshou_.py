@@ -7,6 +7,8 @@ from typing import Any
 
 from common import FOREVER, Finished, Meter, Options, read_options
 
+ROUND = 400  # DQN's agent steps between two rounds of updates: the trainer looks through the whole replay after each
+
 
 def make_envs(options: Options) -> Any:
     """EnvPool's Pong (84 x 84 x 4, action repeat 4, rewards clipped), or CartPole in process."""
@@ -129,7 +131,7 @@ def dqn(options: Options, envs: Any, training_fn: Any) -> tuple[Any, Any]:
         training_collector=collector,
         max_epochs=1,
         epoch_num_steps=FOREVER,
-        collection_step_num_env_steps=task.steps_per_iteration,
+        collection_step_num_env_steps=ROUND,
         update_step_num_gradient_steps_per_sample=1 / task.update_every,
         batch_size=task.batch,
         training_fn=training_fn,

@@ -43,8 +43,10 @@ class ReplayActor:
         x = ActInput(observation, None, self._reset, mask, self.generator, steps)
         record, _ = self.algorithm.act(self.network, x)
         self.action = record["action"].cpu().numpy()
-        self.environment.send(self.algorithm.to_environment(record["action"]))
-        self.clock["acting"] += time.perf_counter() - begin
+        chosen = time.perf_counter()
+        self.clock["acting"] += chosen - begin
+        self.environment.send(self.algorithm.to_environment(record["action"]))  # may step in here
+        self.clock["stepping"] += time.perf_counter() - chosen
 
     def receive(self, add: Add, transform: Callable[[np.ndarray], np.ndarray]) -> None:
         """Wait for the step and hand it to ``add``; ``transform`` makes rewards to learn from of raw ones f32[B]."""

@@ -167,7 +167,10 @@ class Actor:
         begin = time.perf_counter()
         record, group.state = self.algorithm.act(self.network, self._input(group, unroll, t, steps))
         action = record["action"]
-        group.environment.send(self.to_environment(action))
+        chosen = time.perf_counter()
+        group.environment.send(self.to_environment(action))  # environments of this process step in here
+        self.clock["stepping"] += time.perf_counter() - chosen
+        begin += time.perf_counter() - chosen
         unroll.action[t, group.columns] = action
         for name, slot in unroll.record.items():
             slot[t, group.columns] = record[name]
