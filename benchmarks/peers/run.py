@@ -376,6 +376,7 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Install, measure in turns, report."""
     arguments = read_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running script is ended as well
     results = Results()
     jobs = gather(arguments, results)
     if not arguments.install_only:
