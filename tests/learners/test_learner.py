@@ -157,3 +157,12 @@ def test_annealing_reaches_zero() -> None:
     assert made.learning_rate == pytest.approx(0.75e-2)
     made.set_progress(1.0)
     assert made.learning_rate == 0.0
+
+
+@pytest.mark.slow
+def test_compiled_learner_takes_the_same_steps(data: tuple[Tensor, Tensor]) -> None:
+    plain, compiled = learner(), learner(replace(CONFIG, compile=True))
+    for _ in range(3):
+        plain.step(loss, [lambda: data])
+        compiled.step(loss, [lambda: data])
+    torch.testing.assert_close(compiled.flat, plain.flat, atol=1e-5, rtol=1e-4)

@@ -24,7 +24,7 @@ class LearnerConfig:
     threads: int = (
         0  # data-parallel gradient shards on the CPU; 0: chosen from the network's size and the cores
     )
-    compile: bool = False  # torch.compile of the loss (long warm-up; pays on GPU)
+    compile: bool = False  # torch.compile the network that learns (warm-up of half a minute)
     cuda_graphs: bool = True  # capture the update once and replay it (CUDA only)
 
     def __post_init__(self) -> None:

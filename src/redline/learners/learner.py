@@ -73,6 +73,7 @@ class Learner:
         self.version = 0
         self.learning_rate = config.learning_rate
         self.stop: Callable[[], bool] = bool  # asked before every step; True raises ``Interruption``
+        self._forward = [torch.compile(net) if config.compile else net for net in self._networks]
         self._parallel = parallel
         self._views = parameter_views(network, self.gradient)
         self._tiles = [tiles for tiles in cut_tiles(network, self.shards) if tiles]
@@ -158,7 +159,7 @@ class Learner:
         self, shard: int, loss: Loss, part: Part, weight: float
     ) -> tuple[tuple[Tensor, ...], Metrics]:
         network = self._networks[shard]
-        total, metrics = loss(network, part())
+        total, metrics = loss(self._forward[shard], part())
         total = total * weight if weight != 1.0 else total
         return torch.autograd.grad(total, list(network.parameters())), metrics
 

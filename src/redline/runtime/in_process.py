@@ -18,6 +18,7 @@ from redline.actors.transitions import ReplayActor
 from redline.algorithms.dqn import DQNConfig
 from redline.replay import Replay
 from redline.runtime.parts import Parts
+from redline.runtime.plan import first_seed
 from redline.types import Episode, Metrics, tree_map
 
 Stop = Callable[[], bool]
@@ -78,7 +79,7 @@ class UnrollLoop:
                 groups,
                 algorithm,
                 parts.learner.acting,
-                seed=experiment.run.seed,
+                seed=first_seed(experiment.run.seed),
                 first_column=column,
                 device=str(self.device),
             )
@@ -163,7 +164,11 @@ class ReplayLoop:
         environment = parts.make_environments()[0][0]
         device = str(parts.learner.device)
         self.actor = ReplayActor(
-            environment, parts.algorithm, parts.learner.acting, seed=experiment.run.seed, device=device
+            environment,
+            parts.algorithm,
+            parts.learner.acting,
+            seed=first_seed(experiment.run.seed),
+            device=device,
         )
         self.learning = 0.0
         self.last: Metrics = {}

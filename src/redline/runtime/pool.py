@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 Task = Callable[[], Any]
 
 
@@ -53,5 +55,6 @@ def _try(task: Task) -> tuple[bool, Any]:
 
 
 def _work(inbox: queue.SimpleQueue[Task | None], outbox: queue.SimpleQueue[tuple[bool, Any]]) -> None:
+    torch.set_num_threads(1)  # OpenMP keeps this per thread: a new one would start a team of its own
     while (task := inbox.get()) is not None:
         outbox.put(_try(task))

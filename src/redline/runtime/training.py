@@ -22,6 +22,7 @@ from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop, make_loop
 from redline.runtime.parts import Parts, assemble
+from redline.runtime.plan import first_seed
 from redline.types import Interruption, Metrics, Observer, Progress, RunError
 
 RECENT = 100  # episodes whose mean return is reported
@@ -329,7 +330,7 @@ def rules(parts: Parts) -> Sequence[str]:
         f"observations are {observed}",
         f"{learner.precision} on {learner.device}, {learner.threads} gradient shard(s), "
         f"{sampler.num_envs} environments in {sampler.shards} actor thread(s)",
-        f"seed {experiment.run.seed}: environment i is seeded with seed + i",
+        f"seed {experiment.run.seed}: environment i is seeded with {first_seed(experiment.run.seed)} + i",
     ]
 
 
