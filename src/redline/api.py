@@ -26,7 +26,7 @@ from redline.runtime.parts import Parts
 from redline.types import Environment, Observer, Progress, RunError, Step, Tree, UserError, tree_map
 
 DEFAULT_RECIPE = "ppo"
-Which = str  # "latest", "best", or a checkpoint folder's path
+Which = str  # "latest", "best", or the path of one of the run's checkpoint folders
 
 
 class Interrupted(Exception):
@@ -276,11 +276,15 @@ def _write_config(folder: RunFolder, parts: Parts) -> None:
 
 
 def load(run: str | Path, which: Which = "latest", *, folder: str = "runs") -> Policy:
-    """The policy of a run's ``latest`` or ``best`` checkpoint."""
+    """The policy of a run's ``latest`` or ``best`` checkpoint, or of the checkpoint folder at a path."""
     found = RunFolder.open(run, base=folder)
     experiment = load_yaml(Experiment, found.config)
     if which not in ("latest", "best"):
-        raise UserError(f"there is no checkpoint {which!r}: choose latest or best")
+        if not Path(which).is_dir():
+            raise UserError(
+                f"there is no checkpoint {which!r}: choose latest, best, or a folder in {found.checkpoints}"
+            )
+        return Policy(experiment, load_checkpoint(Path(which)))
     if which == "best" and (path := best_checkpoint(found.checkpoints)) is not None:
         return Policy(experiment, load_checkpoint(path))
     loaded = load_newest(found.checkpoints)
