@@ -106,7 +106,8 @@ def test_acting_records_the_probability_of_what_was_done_and_keeps_off_masked_ac
     )
     record, _ = algorithm.act(learner.acting, x)
     assert set(record["action"].tolist()) == {0, 2}
-    policy, _ = forward(learner, observation[:1][None])
+    with torch.no_grad():
+        policy, _ = forward(learner, observation[:1][None])
     share = policy[0, 0, [0, 2]].softmax(-1)[0]
     assert math.isclose((record["action"] == 0).float().mean(), float(share), abs_tol=0.1)
     first = record["log_prob"][record["action"] == 0][0]

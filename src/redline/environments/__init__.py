@@ -20,11 +20,12 @@ from redline.environments.config import AtariConfig, EnvironmentConfig
 from redline.environments.registry import build, build_single, name_of, one_line, registered
 from redline.environments.spaces import random_actions
 from redline.environments.workers import Workers
-from redline.types import Environment, Spec, UserError
+from redline.types import Environment, RunError, Spec, UserError
 
 __all__ = ["AtariConfig", "EnvironmentConfig", "make", "probe"]
 
 ROUND_TRIP = 150e-6  # seconds to wake a worker and hear from it, with a margin for a busy machine
+WORTHWHILE = 1e-3  # seconds of a whole batch's step below which processes are not worth starting
 GAIN = 1.3  # workers must promise to be this much faster: below it the estimate's error decides
 TIMED_STEPS, TIMED_SECONDS = 64, 0.3  # how long `auto` times an environment, at most
 
@@ -180,9 +181,14 @@ def _paying_workers(
     if limit < 2:
         return None
     single = _step_seconds(inline.Inline([env], spec))
-    if single is None or single * num_envs < GAIN * (single * num_envs / limit + ROUND_TRIP):
+    if single is None or single * num_envs < max(WORTHWHILE, GAIN * (single * num_envs / limit + ROUND_TRIP)):
         return None
-    workers = _workers(config, spec, num_envs, limit)
+    try:
+        workers = _workers(config, spec, num_envs, limit)
+    except (
+        RunError
+    ):  # a script without `if __name__ == "__main__"` cannot start processes: this one does it all
+        return None
     together = _step_seconds(workers)
     if together is not None and together * GAIN < single * num_envs:
         return workers

@@ -12,7 +12,7 @@ from redline import environments, networks
 from redline.learners.learner import Learner, serial
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.runtime.memory import keep_freed_memory
-from redline.runtime.plan import resolve
+from redline.runtime.plan import resolve, usable_cores
 from redline.runtime.pool import Pool
 from redline.types import Environment, Spec
 
@@ -32,7 +32,8 @@ class Parts:
         sampler = self.experiment.sampler
         made: list[list[Environment]] = []
         for size in _shares(sampler.num_envs, sampler.shards):
-            threads = max(1, self.experiment.learner.threads // sampler.shards)
+            # In one process stepping and learning take turns, so stepping may have every core.
+            threads = max(1, usable_cores() // sampler.shards)
             groups = _shares(size, sampler.groups)
             made.append([environments.make(self.experiment.environment, n, threads=threads) for n in groups])
         return made

@@ -48,7 +48,8 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
             )
         shards, groups = 1, 1
     shards = shards or (min(cores, sampler.num_envs) if atari and device == "cpu" else 1)
-    groups = groups or (2 if device != "cpu" and sampler.num_envs >= 2 else 1)
+    overlaps = device != "cpu" or experiment.environment.backend == "workers"
+    groups = groups or (2 if overlaps and sampler.num_envs >= 2 * shards else 1)
     replay = experiment.replay
     if replay is not None and isinstance(experiment.algorithm, DQNConfig):  # no larger than the run can fill
         room = max(run.steps, experiment.algorithm.batch)
