@@ -17,7 +17,7 @@ from torch import Tensor
 from redline.algorithms import on_policy
 from redline.algorithms.on_policy import Samples
 from redline.ops import distributions
-from redline.ops.policy import approximate_kl, clip_fraction, ppo_clip_loss, value_loss
+from redline.ops.ppo import categorical_ppo_loss, ppo_loss
 from redline.ops.returns import episode_ends, gae
 from redline.types import ActInput, Metrics, Spec, Tree, Unroll
 
@@ -101,18 +101,15 @@ class PPO:
         return {name: sum(m[name] for m in history) / len(history) for name in history[0]}
 
     def _minibatch(self, learner: Any, samples: Samples, index: Tensor) -> Metrics:
-        advantage = samples.advantage.index_select(1, index)
-        mean: Any = 0.0
-        scale: Any = 1.0
-        if self.config.normalize_advantage and advantage.numel() > 1:
-            mean, scale = (
-                advantage.mean(),
-                advantage.std() + 1e-8,
-            )  # of the whole minibatch, whatever the shards
+        moments: tuple[Tensor, Tensor] | None = None  # of the whole minibatch, whatever the shards
+        if self.config.normalize_advantage and samples.advantage.shape[0] * len(index) > 1:
+            std, mean = torch.std_mean(samples.advantage.index_select(1, index))
+            moments = mean, std.add_(1e-8)
 
         def make(part: Tensor) -> Samples:
             batch = samples.take(part)
-            batch.advantage = (batch.advantage - mean) / scale
+            if moments is not None:
+                batch.advantage = batch.advantage.sub_(moments[0]).div_(moments[1])
             batch.clip = learner.scalar(self.clip)
             return batch
 
@@ -125,18 +122,12 @@ class PPO:
         """Scalar loss and metrics (left on the device) of samples [T, N] with normalised advantages."""
         config = self.config
         output, _ = network(batch.observation, batch.state, batch.reset)
-        log_prob, entropy = self.distribution.log_prob_entropy(
-            output.policy.float(), batch.action, batch.action_mask
-        )
-        policy_loss = ppo_clip_loss(log_prob, batch.log_prob, batch.advantage, batch.clip).mean()
-        error = value_loss(output.value.float(), batch.target, batch.value, config.value_clip).mean()
-        entropy = entropy.mean()
-        total = policy_loss + config.value_cost * error - config.entropy_cost * entropy
-        metrics: Metrics = {
-            "policy_loss": policy_loss.detach(),
-            "value_loss": error.detach(),
-            "entropy": entropy.detach(),
-            "approximate_kl": approximate_kl(log_prob, batch.log_prob),
-            "clip_fraction": clip_fraction(log_prob, batch.log_prob, batch.clip),
+        parameters, value = output.policy.float(), output.value.float()
+        costs: dict[str, Any] = {
+            "value_cost": config.value_cost,
+            "entropy_cost": config.entropy_cost,
+            "value_clip": config.value_clip,
         }
-        return total, metrics
+        if isinstance(self.distribution, distributions.Categorical):
+            return categorical_ppo_loss(parameters, value, batch, **costs)
+        return ppo_loss(self.distribution, parameters, value, batch, **costs)
