@@ -77,10 +77,13 @@ class Learner:
         self._parallel = parallel
         self._views = parameter_views(network, self.gradient)
         self._tiles = [tiles for tiles in cut_tiles(network, self.shards) if tiles]
-        self._optimizers = [self._make_optimizer(tiles) for tiles in self._tiles]
+        # Where shards' gradients must be widened and weights rounded, torch's passes over memory add up.
+        many = len(self._tiles) > 1 and self.compute is not self.flat
+        self._fused = _fused() if many and config.optimizer == "adam" else None
+        self._optimizers: list[Any] = [self._make_optimizer(tiles) for tiles in self._tiles]
         self._graphed: dict[Any, Graphed] = {}
 
-    def _make_optimizer(self, tiles: list[Tile]) -> torch.optim.Optimizer:
+    def _make_optimizer(self, tiles: list[Tile]) -> Any:
         piece = slice(tiles[0].start, tiles[-1].stop)
         weights = nn.Parameter(self.flat[piece])
         weights.grad = self.gradient[piece]
@@ -89,6 +92,8 @@ class Learner:
         rate: Any = (
             torch.tensor(self.learning_rate, device=self.device) if self.graphs else self.learning_rate
         )
+        if self._fused is not None:
+            return self._fused.FusedAdam([weights], lr=rate, eps=config.epsilon)
         if config.optimizer == "adam":
             return torch.optim.Adam(
                 [weights], lr=rate, eps=config.epsilon, fused=True, capturable=self.graphs
@@ -176,25 +181,31 @@ class Learner:
         return norm
 
     def _reduce(self, tiles: list[Tile], gradients: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Sum a worker's tiles over the shards into ``gradient``; returns the sum of squares, a scalar."""
+        total = 0.0
         for tile in tiles:
             target = self._views[tile.parameter][tile.rows]
-            first, *others = (shard[tile.parameter][tile.rows] for shard in gradients)
-            if others and first.dtype == target.dtype:
-                torch.add(first, others.pop(0), out=target)
-            else:
-                target.copy_(first)
-            for other in others:
-                target.add_(other)
-        piece = self.gradient[tiles[0].start : tiles[-1].stop]
-        return piece.dot(piece)
+            shards = [shard[tile.parameter][tile.rows] for shard in gradients]
+            squares = self._fused.add_shards(shards, target) if self._fused is not None else None
+            if squares is None:
+                _sum_into(target, shards)
+                piece = self.gradient[tile.start : tile.stop]
+                squares = float(piece.dot(piece))
+            total += squares
+        return torch.tensor(total)
 
     def _clip_and_step(self, worker: int, norm: Tensor) -> None:
         limit = self.config.max_grad_norm
-        tiles = self._tiles[worker]
+        tiles, optimizer = self._tiles[worker], self._optimizers[worker]
         piece = slice(tiles[0].start, tiles[-1].stop)
+        if self._fused is not None:
+            size = float(norm)
+            scale = 1.0 if limit is None or size <= limit else limit / (size + 1e-6)
+            optimizer.sweep(scale, self.compute[piece])
+            return
         if limit is not None and (self.device.type == "cuda" or float(norm) > limit):
             self.gradient[piece].mul_((limit / (norm + 1e-6)).clamp(max=1.0))
-        self._optimizers[worker].step()
+        optimizer.step()
         if self.compute is not self.flat:
             self.compute[piece].copy_(self.flat[piece])
 
@@ -224,6 +235,25 @@ class Learner:
         if self.target is not None:
             self.copy_target()
             self._target.copy_(state["target"])
+
+
+def _fused() -> Any:
+    """The module of fused kernels, or None without Numba."""
+    try:
+        from redline.learners import fused
+    except ImportError:
+        return None
+    return fused
+
+
+def _sum_into(target: Tensor, shards: Sequence[Tensor]) -> None:
+    first, *others = shards
+    if others and first.dtype == target.dtype:
+        torch.add(first, others.pop(0), out=target)
+    else:
+        target.copy_(first)
+    for other in others:
+        target.add_(other)
 
 
 def _merge(metrics: Sequence[Metrics], shares: Sequence[float]) -> Metrics:

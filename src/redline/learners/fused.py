@@ -1,0 +1,126 @@
+"""Sums two shards' bf16 gradients, and clips, steps by Adam and rounds the weights, each in one sweep over memory.
+
+For a network of millions of weights the step is bound by memory: torch's separate copy, sum, norm, scaling, Adam and
+rounding read and write the same buffers again and again. Needs Numba; ``torch.optim.Adam`` is the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 4096  # squares summed in f32 before they join the f64 total
+
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile without the GIL, sums in vector lanes; cached on disk where some folder can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # "no locator available": neither beside the file nor in the user's cache folder
+        return numba.njit(**options)(function)
+
+
+@_jit
+def _widen(bits: Any) -> Any:
+    """Bits u16 of a bf16 -> the same number as f32."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@_jit
+def _round(number: Any) -> Any:
+    """A f32 -> bits u16 of the nearest bf16, ties to even. NaNs stay NaNs: theirs are bf16's or the processor's."""
+    bits = np.float32(number).view(np.uint32)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@_jit
+def _add(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> float:
+    """``out`` f32[N] = ``first`` + ``second`` (bf16 as u16[N]); returns the sum of its squares."""
+    total = 0.0
+    for start in range(0, len(out), BLOCK):
+        # Slices whose loops start at 0: Numba's check for negative indices would keep them out of vector registers.
+        one, two, target = (
+            first[start : start + BLOCK],
+            second[start : start + BLOCK],
+            out[start : start + BLOCK],
+        )
+        squares: Any = np.float32(0.0)
+        for i in range(len(target)):
+            value = _widen(one[i]) + _widen(two[i])
+            target[i] = value
+            squares += value * value
+        total += squares
+    return total
+
+
+@_jit
+def _adam(
+    weights: np.ndarray,
+    gradient: np.ndarray,
+    average: np.ndarray,
+    square: np.ndarray,
+    rounded: np.ndarray,
+    numbers: np.ndarray,
+) -> None:
+    """Step f32[N] buffers in place; ``rounded`` u16[N] becomes the weights' bf16 copy."""
+    scale, keep, fresh, fresh_square, rate, correction, epsilon = numbers
+    for i in range(len(weights)):
+        slope = gradient[i] * scale
+        first = average[i] + fresh * (slope - average[i])
+        second = keep * square[i] + fresh_square * slope * slope
+        average[i], square[i] = first, second
+        weight = weights[i] - rate * first / (np.sqrt(second) / correction + epsilon)
+        weights[i] = weight
+        rounded[i] = _round(weight)
+
+
+def add_shards(shards: Sequence[Tensor], target: Tensor) -> float | None:
+    """Write the sum of two bf16 gradients into ``target`` f32 of their shape; returns its sum of squares.
+
+    None, and nothing written, unless there are two, in bf16, laid out like ``target`` (which has no gaps).
+    """
+    if len(shards) != 2 or any(g.dtype != torch.bfloat16 or g.stride() != target.stride() for g in shards):
+        return None
+    first, second = (_bits(_memory(shard)) for shard in shards)
+    return _add(first, second, _memory(target).numpy())
+
+
+class FusedAdam(torch.optim.Adam):
+    """Adam over one flat parameter f32[N] on the CPU, its state kept as ``torch.optim.Adam`` keeps it."""
+
+    def sweep(self, scale: float, rounded: Tensor) -> None:
+        """Step by ``scale`` times the gradient; ``rounded`` bf16[N] becomes the new weights' copy."""
+        group = self.param_groups[0]
+        weights = group["params"][0]
+        state = self.state[weights]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(weights, requires_grad=False)
+            state["exp_avg_sq"] = torch.zeros_like(weights, requires_grad=False)
+        state["step"] += 1
+        step, (beta1, beta2) = float(state["step"]), group["betas"]
+        rate, correction = group["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
+        numbers = [scale, beta2, 1 - beta1, 1 - beta2, rate, correction, group["eps"]]
+        _adam(
+            weights.detach().numpy(),
+            weights.grad.numpy(),
+            state["exp_avg"].numpy(),
+            state["exp_avg_sq"].numpy(),
+            _bits(rounded),
+            np.array(numbers, np.float32),
+        )
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor without gaps, [N] in the order of their addresses."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    return tensor.view(torch.uint16).numpy()

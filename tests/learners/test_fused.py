@@ -1,0 +1,122 @@
+"""The fused step equals torch's: sums of shards, Adam, rounding, and states that either path can go on from."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from redline.learners import learner as module
+from redline.learners.config import LearnerConfig
+from redline.learners.fused import FusedAdam, add_shards
+from redline.learners.learner import Learner
+
+CONFIG = LearnerConfig(device="cpu", precision="bf16", learning_rate=1e-3, threads=2)
+
+
+def make(config: LearnerConfig) -> Learner:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(4, 16, 3), nn.Flatten(), nn.Linear(16 * 16, 300), nn.Linear(300, 3))
+    return Learner(network, config, seed=0, num_envs=1, gamma=0.99)
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a fused learner and one that keeps to torch."""
+
+    def both(config: LearnerConfig) -> tuple[Learner, Learner]:
+        fused = make(config)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_fused", lambda: None)
+            plain = make(config)
+        assert (fused._fused is not None) == (config.precision == "bf16")
+        assert plain._fused is None
+        return fused, plain
+
+    return both
+
+
+def gradients(learner: Learner, shards: int) -> list[tuple[Tensor, ...]]:
+    """Random gradients, the convolution's laid out as the weights are, or not, by turns."""
+    made = []
+    for shard in range(shards):
+        each = [torch.randn_like(p).detach() for p in learner.network.parameters()]
+        made.append(tuple(g.contiguous() if shard and torch.rand(()) < 0.5 else g for g in each))
+    return made
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("limit", [None, 0.5, 1e9])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fifty_steps_equal_torchs(pair: Any, precision: Any, limit: float | None, shards: int) -> None:
+    fused, plain = pair(replace(CONFIG, precision=precision, max_grad_norm=limit))
+    for _ in range(50):
+        parts = gradients(fused, shards)
+        norm = fused._apply(parts)
+        torch.testing.assert_close(norm, plain._apply(parts), atol=0, rtol=1e-5)
+    torch.testing.assert_close(fused.flat, plain.flat, atol=1e-6, rtol=0)
+    assert torch.equal(fused.compute, fused.flat.to(fused.compute.dtype))
+
+
+def test_sums_of_two_shards_in_either_layout(pair: Any) -> None:
+    fused, plain = pair(CONFIG)
+    parts = gradients(fused, 2)
+    for learner in (fused, plain):
+        for tiles in learner._tiles:
+            learner._reduce(tiles, parts)
+    assert torch.equal(fused.gradient, plain.gradient)
+    out = torch.zeros(3, 5)
+    one, two = torch.randn(2, 3, 5).bfloat16()
+    squares = add_shards([one, two], out)
+    assert torch.equal(out, one.float() + two.float())
+    assert squares == pytest.approx(float(out.square().sum()), rel=1e-6)
+    assert add_shards([one], out) is add_shards([one, two.T.contiguous().T], out) is None
+
+
+def test_states_pass_between_the_two_paths(pair: Any) -> None:
+    fused, plain = pair(CONFIG)
+    for source, other in ((fused, plain), (plain, fused)):
+        source._apply(gradients(source, 2))
+        other.load_state(copy.deepcopy(source.state()))
+        parts = gradients(source, 2)
+        source._apply(parts)
+        other._apply(parts)
+        torch.testing.assert_close(other.flat, source.flat, atol=1e-7, rtol=0)
+
+
+def test_a_restored_learner_goes_on_bit_for_bit() -> None:
+    first, second = make(CONFIG), make(CONFIG)
+    first._apply(gradients(first, 2))
+    second.load_state(copy.deepcopy(first.state()))
+    for _ in range(3):
+        parts = gradients(first, 2)
+        first._apply(parts)
+        second._apply(parts)
+    assert torch.equal(first.flat, second.flat)
+    assert torch.equal(first.compute, second.compute)
+
+
+def test_rounds_like_torch() -> None:
+    torch.manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31 - 1, (9001,)).to(torch.int32)
+    bits[:3000] = bits[:3000] & -65536 | 0x8000  # ties
+    values = bits.view(torch.float32)
+    values = torch.cat([values[values.isfinite()], torch.tensor([0.0, -0.0, torch.inf, -torch.inf])])
+    weights = nn.Parameter(values.clone())
+    weights.grad = torch.zeros_like(weights)
+    rounded = torch.zeros(len(values), dtype=torch.bfloat16)
+    FusedAdam([weights], lr=1.0, eps=1.0).sweep(1.0, rounded)
+    assert torch.equal(rounded.view(torch.int16), weights.detach().bfloat16().view(torch.int16))
+
+
+def test_a_gradient_that_is_no_number_shows(pair: Any) -> None:
+    fused, _ = pair(CONFIG)
+    parts = gradients(fused, 2)
+    parts[1][2][0, 0] = torch.nan
+    assert fused._apply(parts).isnan()
+    assert fused.flat.isnan().any()
+    assert torch.equal(fused.flat.isnan(), fused.compute.isnan())
