@@ -191,7 +191,7 @@ class Actor:
         tree_map(np.copyto, row.seen, group.now.observation)
         row.reset[...] = group.reset
         if row.legal is not None:
-            np.copyto(row.legal, group.now.action_mask)
+            row.legal[...] = group.now.action_mask
 
     def _input(self, group: _Group, t: int, steps: int) -> ActInput:
         row = group.rows[t]

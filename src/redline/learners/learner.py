@@ -73,6 +73,7 @@ class Learner:
         self.version = 0
         self.learning_rate = config.learning_rate
         self.stop: Callable[[], bool] = bool  # asked before every step; True raises ``Interruption``
+        self._leaves = [list(net.parameters()) for net in self._networks]
         self._forward = [torch.compile(net) if config.compile else net for net in self._networks]
         self._parallel = parallel
         self._views = parameter_views(network, self.gradient)
@@ -163,10 +164,9 @@ class Learner:
     def _differentiate(
         self, shard: int, loss: Loss, part: Part, weight: float
     ) -> tuple[tuple[Tensor, ...], Metrics]:
-        network = self._networks[shard]
         total, metrics = loss(self._forward[shard], part())
         total = total * weight if weight != 1.0 else total
-        return torch.autograd.grad(total, list(network.parameters())), metrics
+        return torch.autograd.grad(total, self._leaves[shard]), metrics
 
     def _apply(self, gradients: Sequence[tuple[Tensor, ...]]) -> Tensor:
         """Sum the shards' gradients, clip by global norm, step: each thread its own piece of the flat buffer."""
