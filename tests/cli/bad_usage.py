@@ -180,7 +180,7 @@ USAGE: list[Case] = [
     ),
     Case(
         "replay larger than memory",
-        "train CartPole-v1 --recipe dqn --set replay.capacity=1e13",
+        "train CartPole-v1 --recipe dqn --set replay.capacity=1e13 --set run.steps=10000000000000",
         r"redline: replay of .* GiB are left: .*",
         1,
     ),

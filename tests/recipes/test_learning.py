@@ -37,7 +37,7 @@ def test_dqn_catches_the_ball(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("core", ["lstm", "gru"])
 def test_recurrent_ppo_recalls_what_no_feed_forward_policy_can(core: str, tmp_path: Path) -> None:
-    run = train("redline/Recall-v0", "ppo_lstm", 60_000, tmp_path, f"network.core={core}")
+    run = train("redline/Recall-v0", "ppo_lstm", 100_000, tmp_path, f"network.core={core}")
     assert run.evaluate(100).mean_return >= 0.9
 
 

@@ -50,7 +50,7 @@ def a2c() -> Experiment:
     """A2C with RMSProp (Mnih et al. 2016), for small tasks."""
     return Experiment(
         recipe="a2c",
-        algorithm=A2CConfig(unroll=8, entropy_cost=0.0),
+        algorithm=A2CConfig(unroll=8, entropy_cost=0.01),
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
         learner=LearnerConfig(optimizer="rmsprop", learning_rate=7e-4, epsilon=1e-5, anneal=True),
         sampler=SamplerConfig(num_envs=16),
