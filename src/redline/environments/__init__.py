@@ -25,7 +25,9 @@ from redline.types import Environment, RunError, Spec, UserError
 __all__ = ["AtariConfig", "EnvironmentConfig", "make", "probe"]
 
 ROUND_TRIP = 150e-6  # seconds to wake a worker and hear from it, with a margin for a busy machine
-WORTHWHILE = 5e-3  # seconds of a batch's step below which no process is started: a busy machine inflates timings
+WORTHWHILE = (
+    5e-3  # seconds of a batch's step below which no process is started: a busy machine inflates timings
+)
 GAIN = 1.3  # workers must promise to be this much faster: below it the estimate's error decides
 TIMED_STEPS, TIMED_SECONDS = 64, 0.3  # how long `auto` times an environment, at most
 
