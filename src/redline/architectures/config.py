@@ -1,0 +1,32 @@
+"""Which architecture and runtime a run has, and their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """Who does what, and where. 0 and ``auto`` mean chosen for the machine, and written into the run's config."""
+
+    architecture: str = "synchronous"  # `redline show NAME` draws each
+    runtime: Literal["auto", "in_process", "threads", "processes"] = "auto"
+    copies: int = 0  # of the role that steps environments: actors, workers, bundles, replicas
+    queue: int = 1  # finished unrolls of one actor that may wait; 0: it waits for the learner, lag is zero
+    batch: int = 0  # unrolls learned from at once; 0: one of each actor
+    late: Literal["wait", "drop"] = "wait"  # an unroll that would exceed the bound on lag: wait for it, or do without
+    servers: int = 1  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)
+    max_staleness: int | None = None  # updates; gradients older than this are rejected (gorila)
+    outlier: float | None = None  # deviations of the loss above its mean beyond which no gradient is sent (gorila)
+
+    def __post_init__(self) -> None:
+        for name in ("copies", "queue", "batch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.servers < 1:
+            raise ValueError(f"servers must be 1 or more, got {self.servers}")
+        if self.max_staleness is not None and self.max_staleness < 0:
+            raise ValueError(f"max_staleness must be 0 or more (or null for none), got {self.max_staleness}")
+        if self.outlier is not None and self.outlier <= 0:
+            raise ValueError(f"outlier must be above 0 (or null for none), got {self.outlier}")
