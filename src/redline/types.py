@@ -155,6 +155,7 @@ class Unroll:
     bootstrap_value: Tensor | None = None  # f32[B] acting weights' value of observation T
     action_mask: Tensor | None = None  # bool[T+1, B, A]
     policy_version: Tensor | None = None  # i64[2, B] oldest and newest version of the weights that acted
+    final_observation: Tree = None  # [T, B, ...] rows valid where truncated; only where replay wants them
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Unroll:
         """The same unroll with ``function`` applied to every tensor."""
@@ -205,6 +206,17 @@ Loss = Callable[
 
 
 @dataclass
+class Gauges:
+    """How a run's roles are getting on, where there is more than one."""
+
+    roles: dict[str, float] = field(default_factory=dict)  # share of the wall clock that each role was busy
+    queues: dict[str, float] = field(default_factory=dict)  # what waits, by name
+    lag: dict[str, float] = field(default_factory=dict)  # batches: "mean", "p95", "max" of the newest unrolls
+    lag_bound: int | None = None  # batches; None: no bound
+    replay_ratio: float | None = None  # samples consumed / samples produced
+
+
+@dataclass
 class Progress:
     """Where a run stands, as shown to the user about once a second. Agent steps and frames are never mixed."""
 
@@ -222,6 +234,7 @@ class Progress:
     shares: dict[str, float]  # share of the wall clock in "stepping", "acting", "learning", "other"
     metrics: dict[str, float] = field(default_factory=dict)  # newest losses and the like
     events: dict[str, int] = field(default_factory=dict)  # crashes, hangs, non-finite rewards, ...
+    gauges: Gauges = field(default_factory=Gauges)
 
 
 class Observer(Protocol):

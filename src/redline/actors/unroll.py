@@ -21,49 +21,80 @@ from redline.types import ActInput, Environment, Episode, Interruption, Spec, St
 Clock = dict[str, float]  # seconds spent in "stepping" and "acting"
 
 
-def allocate(
-    algorithm: Any, network: Any, spec: Spec, length: int, num_envs: int, *, debug: bool = False
-) -> Unroll:
-    """An empty unroll [length, num_envs]. ``debug`` fills floats with NaN, so that an unwritten row is noticed."""
-    space_zeros = _zeros_like_space(spec.observation, (length + 1, num_envs))
-    action_shape, action_dtype = _action_form(spec)
-    mask = None
-    if spec.action_mask:
-        mask = torch.ones((length + 1, num_envs, int(spec.action.n)), dtype=torch.bool)  # type: ignore[attr-defined]
-    unroll = Unroll(
-        observation=space_zeros,
-        action=torch.zeros((length, num_envs, *action_shape), dtype=action_dtype),
-        reward=torch.zeros((length, num_envs)),
-        terminated=torch.zeros((length, num_envs), dtype=torch.bool),
-        truncated=torch.zeros((length, num_envs), dtype=torch.bool),
-        reset=torch.zeros((length + 1, num_envs), dtype=torch.bool),
-        final_value=torch.zeros((length, num_envs)),
-        record={
-            name: torch.zeros((length, num_envs, *shape), dtype=dtype)
-            for name, (shape, dtype) in algorithm.record().items()
+Form = tuple[tuple[int, ...], str]  # shape and dtype of an array
+SENTINEL = -(2**31)  # what integers hold that nobody has written yet, in debug runs
+
+
+def unroll_forms(algorithm: Any, network: Any, spec: Spec, length: int, num_envs: int) -> dict[str, Tree]:
+    """Shapes and dtypes of an unroll [length, num_envs], field by field: a tree of (shape, dtype)."""
+    steps, rows = (length, num_envs), (length + 1, num_envs)
+    shape, dtype = _action_form(spec)
+    forms: dict[str, Tree] = {
+        "observation": _space_forms(spec.observation, rows),
+        "action": ((*steps, *shape), dtype),
+        "reward": (steps, "float32"),
+        "terminated": (steps, "bool"),
+        "truncated": (steps, "bool"),
+        "reset": (rows, "bool"),
+        "final_value": (steps, "float32"),
+        "record": {
+            name: ((*steps, *each), str(kind).removeprefix("torch."))
+            for name, (each, kind) in algorithm.record().items()
         },
-        state=network.initial_state(num_envs),
-        bootstrap_value=torch.zeros(num_envs),
-        action_mask=mask,
-        policy_version=torch.zeros((2, num_envs), dtype=torch.int64),
-    )
+        "state": tree_map(
+            lambda x: (tuple(x.shape), str(x.dtype).removeprefix("torch.")), network.initial_state(num_envs)
+        ),
+        "bootstrap_value": ((num_envs,), "float32"),
+        "policy_version": ((2, num_envs), "int64"),
+    }
+    if spec.action_mask:
+        forms["action_mask"] = ((*rows, int(spec.action.n)), "bool")  # type: ignore[attr-defined]
+    if algorithm.experience == "replay":  # bootstraps later, with weights of its own choosing
+        forms["final_observation"] = _space_forms(spec.observation, steps)
+    return forms
+
+
+def unroll_over(arrays: dict[str, Tree], *, debug: bool = False) -> Unroll:
+    """An unroll over arrays of ``unroll_forms``. ``debug`` fills it so that what was never written is noticed."""
+    unroll = Unroll(**{name: tree_map(torch.from_numpy, tree) for name, tree in arrays.items()})
+    if unroll.action_mask is not None:
+        unroll.action_mask.fill_(True)
     if debug:
-        unroll.map(lambda x: x.fill_(torch.nan) if x.is_floating_point() else x)
+        unroll.map(_shout)
         unroll.final_value.zero_()
     return unroll
 
 
-def _zeros_like_space(space: Any, leading: tuple[int, ...]) -> Tree:
+def _shout(x: Tensor) -> Tensor:
+    if x.is_floating_point():
+        return x.fill_(torch.nan)
+    return x.fill_(SENTINEL) if x.dtype in (torch.int32, torch.int64) else x
+
+
+def allocate(
+    algorithm: Any, network: Any, spec: Spec, length: int, num_envs: int, *, debug: bool = False
+) -> Unroll:
+    """An empty unroll [length, num_envs] in plain memory. ``debug``: see ``unroll_over``."""
+    forms = unroll_forms(algorithm, network, spec, length, num_envs)
+    return unroll_over(
+        {
+            name: tree_map(lambda form: np.zeros(form[0], np.dtype(form[1])), tree)
+            for name, tree in forms.items()
+        },
+        debug=debug,
+    )
+
+
+def _space_forms(space: Any, leading: tuple[int, ...]) -> Tree:
     if hasattr(space, "spaces") and isinstance(space.spaces, dict):
-        return {key: _zeros_like_space(part, leading) for key, part in space.spaces.items()}
-    dtype = torch.from_numpy(np.zeros(1, dtype=space.dtype)).dtype
-    dtype = torch.float32 if dtype == torch.float64 else dtype
-    return torch.zeros((*leading, *space.shape), dtype=dtype)
+        return {key: _space_forms(part, leading) for key, part in space.spaces.items()}
+    dtype = np.dtype(space.dtype)
+    return ((*leading, *space.shape), "float32" if dtype == np.float64 else dtype.name)
 
 
-def _action_form(spec: Spec) -> tuple[tuple[int, ...], torch.dtype]:
+def _action_form(spec: Spec) -> tuple[tuple[int, ...], str]:
     continuous = np.issubdtype(spec.action.dtype, np.floating)
-    return tuple(spec.action.shape or ()), torch.float32 if continuous else torch.int64
+    return tuple(spec.action.shape or ()), "float32" if continuous else "int64"
 
 
 @dataclass
@@ -106,6 +137,16 @@ def _rows(unroll: Unroll, columns: slice) -> list[_Row]:
     return rows
 
 
+def _write_finals(unroll: Unroll, t: int, columns: slice, step: Step) -> None:
+    """Final observations of truncated episodes, which replay keeps beside its rows."""
+    rows = np.flatnonzero(step.truncated)
+
+    def write(target: Tensor, source: np.ndarray) -> None:
+        target[t, columns].numpy()[rows] = source[rows]
+
+    tree_map(write, unroll.final_observation, step.final_observation)
+
+
 class _Group:
     """One batch of environments of an actor: where its columns lie and what it will act on next."""
 
@@ -116,12 +157,14 @@ class _Group:
         self.state: Tree = network.initial_state(environment.num_envs)
         self.fresh = False  # whether ``reset`` is known to be all False
         self.rows: list[_Row] = []
-        self._unroll: Unroll | None = None
+        self._known: dict[int, tuple[Unroll, list[_Row]]] = {}  # slots that take turns
 
     def bind(self, unroll: Unroll) -> None:
         """Write to ``unroll`` from now on."""
-        if self._unroll is not unroll:
-            self._unroll, self.rows = unroll, _rows(unroll, self.columns)
+        known = self._known.get(id(unroll))
+        if known is None or known[0] is not unroll:
+            known = self._known[id(unroll)] = unroll, _rows(unroll, self.columns)
+        self.rows = known[1]
 
 
 class Actor:
@@ -136,15 +179,19 @@ class Actor:
         seed: int,
         first_column: int = 0,
         device: str = "cpu",
+        own_columns: bool = False,
     ) -> None:
+        """first_column: its first environment among those of the run, which seeds follow; with ``own_columns`` the
+        unrolls it writes hold its environments alone."""
         self.algorithm, self.network, self.device = algorithm, network, torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed + first_column)
         self.groups: list[_Group] = []
         self.to_environment = algorithm.to_environment
+        start = 0 if own_columns else first_column
         for environment in environments:
-            columns = slice(first_column, first_column + environment.num_envs)
+            columns = slice(start, start + environment.num_envs)
             self.groups.append(_Group(environment, columns, seed + first_column, network))
-            first_column = columns.stop
+            start, first_column = columns.stop, first_column + environment.num_envs
         self.clock: Clock = {"stepping": 0.0, "acting": 0.0}
         self.episodes: list[Episode] = []
 
@@ -230,7 +277,9 @@ class Actor:
         row.terminated[...] = step.terminated
         row.truncated[...] = step.truncated
         if step.final_observation is not None:
-            if step.truncated.any():
+            if unroll.final_observation is not None:
+                _write_finals(unroll, t, group.columns, step)
+            elif step.truncated.any():
                 self._value_of_truncated(group, unroll, t, step)
             group.reset = torch.from_numpy(step.terminated | step.truncated)
             self.episodes.extend(step.episodes)
@@ -252,6 +301,8 @@ class Actor:
         unroll.final_value[t, rows + group.columns.start] = value
 
     def _finish(self, group: _Group, unroll: Unroll, steps: int) -> None:
+        if unroll.final_observation is not None:  # for replay: what bootstraps is decided when it is drawn
+            return
         begin = time.perf_counter()
         assert unroll.bootstrap_value is not None
         x = self._input(group, len(unroll.action), steps)

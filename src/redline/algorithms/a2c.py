@@ -46,6 +46,8 @@ class A2C:
 
     name = "a2c"
     network_kind: Literal["actor_critic"] = "actor_critic"
+    experience: Literal["unroll"] = "unroll"
+    max_lag: int | None = 1  # batches: on-policy
 
     def __init__(self, config: A2CConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec

@@ -50,6 +50,8 @@ class DQN:
 
     name = "dqn"
     network_kind: Literal["q"] = "q"
+    experience: Literal["replay"] = "replay"
+    max_lag: int | None = None  # off-policy
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec

@@ -56,6 +56,8 @@ class PPO:
 
     name = "ppo"
     network_kind: Literal["actor_critic"] = "actor_critic"
+    experience: Literal["unroll"] = "unroll"
+    max_lag: int | None = 1  # batches: on-policy
 
     def __init__(self, config: PPOConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec

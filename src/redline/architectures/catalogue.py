@@ -1,4 +1,4 @@
-"""The arrangements that the field has learned from, side by side: the difference between two is one that can be printed.
+"""The arrangements that the field has learned from, side by side: what differs between two can be printed.
 
 Numbers of copies are planned, and so are capacities unless the system fixes them.
 """
@@ -98,5 +98,7 @@ def find(name: str) -> Architecture:
     """The architecture of a name. Raises: UserError with the nearest one's name."""
     if name not in ARCHITECTURES:
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.0)[0]
-        raise UserError(f"architecture {name!r} is unknown: did you mean {near!r}? valid: {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"architecture {name!r} is unknown: did you mean {near!r}? valid: {', '.join(ARCHITECTURES)}"
+        )
     return ARCHITECTURES[name]

@@ -13,16 +13,24 @@ class ParallelConfig:
     architecture: str = "synchronous"  # `redline show NAME` draws each
     runtime: Literal["auto", "in_process", "threads", "processes"] = "auto"
     copies: int = 0  # of the role that steps environments: actors, workers, bundles, replicas
-    queue: int = 1  # finished unrolls of one actor that may wait; 0: it waits for the learner, lag is zero
+    queue: int | None = (
+        None  # finished unrolls of one actor that may wait; 0: it waits for the learner, lag is zero
+    )
     batch: int = 0  # unrolls learned from at once; 0: one of each actor
-    late: Literal["wait", "drop"] = "wait"  # an unroll that would exceed the bound on lag: wait for it, or do without
-    servers: int = 1  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)
+    late: Literal["wait", "drop"] = (
+        "wait"  # an unroll that would exceed the bound on lag: wait for it, or do without
+    )
+    servers: int = (
+        1  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)
+    )
     max_staleness: int | None = None  # updates; gradients older than this are rejected (gorila)
-    outlier: float | None = None  # deviations of the loss above its mean beyond which no gradient is sent (gorila)
+    outlier: float | None = (
+        None  # deviations of the loss above its mean beyond which no gradient is sent (gorila)
+    )
 
     def __post_init__(self) -> None:
         for name in ("copies", "queue", "batch"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.servers < 1:
             raise ValueError(f"servers must be 1 or more, got {self.servers}")

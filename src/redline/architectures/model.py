@@ -1,5 +1,5 @@
-"""An architecture is a value: roles, and edges between them. It says who does what, who waits for whom, and how old what
-travels may become. The launcher, the diagram and the bound on policy lag read the same value.
+"""An architecture is a value: roles, and edges between them. It says who does what, who waits for whom, and how old
+what travels may become. The launcher, the diagram and the bound on policy lag read the same value.
 
 A *role* is a loop that runs in ``copies``. An *edge* carries one kind of thing from a role to another: how many may
 wait, what happens when no more fit, and what the receiver takes at a turn.
@@ -55,7 +55,9 @@ class Edge:
     source: str
     target: str
     carries: Carries
-    capacity: int = 1  # that may wait, beside the one being made (0: the source waits until the target is done with it)
+    capacity: int = (
+        1  # that may wait, beside the one being made (0: the source waits until the target is done with it)
+    )
     when_full: WhenFull = "block"
     take: int = 0  # of them the target consumes at a turn; 0: one from each copy of the source
     max_lag: int | None = None  # batches; older ones are refused. None: what follows from the capacities
@@ -123,7 +125,9 @@ def problems(architecture: Architecture) -> list[str]:
         found.append("no role learns")
     for edge in architecture.edges:
         label = f"edge {edge.source} -> {edge.target} ({edge.carries})"
-        found += [f"{label}: there is no role {end!r}" for end in (edge.source, edge.target) if end not in names]
+        found += [
+            f"{label}: there is no role {end!r}" for end in (edge.source, edge.target) if end not in names
+        ]
         if edge.capacity < 0 or edge.take < 0:
             found.append(f"{label}: capacity and take are 0 or more")
         if edge.carries == "weights" and edge.when_full == "block":

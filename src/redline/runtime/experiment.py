@@ -8,6 +8,7 @@ from redline.actors.config import SamplerConfig
 from redline.algorithms.a2c import A2C, A2CConfig
 from redline.algorithms.dqn import DQN, DQNConfig
 from redline.algorithms.ppo import PPO, PPOConfig
+from redline.architectures.config import ParallelConfig
 from redline.environments.config import EnvironmentConfig
 from redline.learners.config import LearnerConfig
 from redline.networks.config import NetworkConfig
@@ -61,6 +62,7 @@ class Experiment:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     replay: ReplayConfig | None = None
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 

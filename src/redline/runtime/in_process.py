@@ -19,7 +19,7 @@ from redline.algorithms.dqn import DQNConfig
 from redline.replay import Replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
-from redline.types import Episode, Metrics, tree_map
+from redline.types import Episode, Gauges, Metrics, tree_map
 
 Stop = Callable[[], bool]
 CHUNK = 256  # agent steps of one iteration of the replay loop
@@ -40,6 +40,9 @@ class Loop(Protocol):
 
     def events(self) -> dict[str, int]:
         """Crashes, hangs, ... of the environments."""
+
+    def gauges(self) -> Gauges:
+        """How the roles are getting on."""
 
     def state(self) -> dict[str, Any]:
         """Everything beside the learner."""
@@ -125,6 +128,10 @@ class UnrollLoop:
     def events(self) -> dict[str, int]:
         """Crashes, hangs, ... of the environments."""
         return _sum_events([group.environment.events() for actor in self.actors for group in actor.groups])
+
+    def gauges(self) -> Gauges:
+        """Nothing: one loop does it all."""
+        return Gauges()
 
     def state(self) -> dict[str, Any]:
         """The actors' states."""
@@ -215,6 +222,11 @@ class ReplayLoop:
     def events(self) -> dict[str, int]:
         """Crashes, hangs, ... of the environments."""
         return self.actor.environment.events()
+
+    def gauges(self) -> Gauges:
+        """How often each transition has been learned from."""
+        produced = max(self.replay.storage.head * self.num_envs, 1)
+        return Gauges(replay_ratio=self.parts.learner.version * self.config.batch / produced)
 
     def state(self) -> dict[str, Any]:
         """The actor's state and, unless the run leaves it out, the replay's."""

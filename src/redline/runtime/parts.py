@@ -31,10 +31,10 @@ class Parts:
         """The environments of each shard, in groups; ``num_envs`` in all."""
         sampler = self.experiment.sampler
         made: list[list[Environment]] = []
-        for size in _shares(sampler.num_envs, sampler.shards):
+        for size in shares_of(sampler.num_envs, sampler.shards):
             # In one process stepping and learning take turns, so stepping may have every core.
             threads = max(1, usable_cores() // sampler.shards)
-            groups = _shares(size, sampler.groups)
+            groups = shares_of(size, sampler.groups)
             made.append([environments.make(self.experiment.environment, n, threads=threads) for n in groups])
         return made
 
@@ -43,7 +43,8 @@ class Parts:
         self.pool.close()
 
 
-def _shares(total: int, parts: int) -> list[int]:
+def shares_of(total: int, parts: int) -> list[int]:
+    """``total`` cut into ``parts`` whole numbers as equal as can be."""
     return [total * (k + 1) // parts - total * k // parts for k in range(parts)]
 
 

@@ -8,7 +8,10 @@ from dataclasses import replace
 import torch
 
 from redline.algorithms.dqn import DQNConfig
-from redline.runtime.experiment import Experiment
+from redline.architectures.catalogue import find
+from redline.architectures.compatible import refusal
+from redline.architectures.config import ParallelConfig
+from redline.runtime.experiment import ALGORITHMS, Experiment
 from redline.types import Spec, UserError
 
 LARGE_NETWORK = (
@@ -37,7 +40,10 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
     precision = learner.precision
     if precision == "auto":
         precision = "bf16" if images and has_bf16(device) else "fp32"
-    threads = learner.threads or (cores if parameters >= LARGE_NETWORK else 1)
+    parallel = parallelism(experiment, spec, cores)
+    # Actors beside the learner need cores of their own: compute threads never outnumber the cores.
+    free = cores if parallel.architecture == "synchronous" else max(cores - parallel.copies, 1)
+    threads = learner.threads or (free if parameters >= LARGE_NETWORK else 1)
     threads = 1 if device != "cpu" else threads
     atari = spec.frame_stack > 1
     shards, groups = sampler.shards, sampler.groups
@@ -56,6 +62,7 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
         replay = replace(replay, capacity=min(replay.capacity, room))
     return replace(
         experiment,
+        parallel=parallel,
         replay=replay,
         learner=replace(learner, device=device, precision=precision, threads=threads),
         sampler=replace(sampler, shards=shards, groups=groups),
@@ -64,6 +71,51 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
             log_every=run.log_every or max(run.steps // 200, 1),
         ),
     )
+
+
+def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfig:
+    """Copies, queue and runtime, chosen where left open; refuses what cannot work, with the reason."""
+    parallel = experiment.parallel
+    architecture = find(parallel.architecture)
+    if parallel.architecture == "synchronous":
+        if parallel.runtime not in ("auto", "in_process"):
+            raise UserError(
+                f"parallel.runtime={parallel.runtime}: architecture synchronous has one loop, in_process; "
+                "choose another with parallel.architecture"
+            )
+        return replace(parallel, runtime="in_process", copies=1, queue=0)
+    if parallel.runtime == "in_process":
+        raise UserError(
+            f"parallel.runtime=in_process: architecture {architecture.name} has roles side by side: "
+            "use threads or processes"
+        )
+    outside = spec.frame_stack > 1 or experiment.environment.backend in (
+        "vector",
+        "envpool",
+        "atari",
+        "cartpole",
+    )
+    runtime = parallel.runtime if parallel.runtime != "auto" else ("threads" if outside else "processes")
+    copies = parallel.copies or max(cores if architecture.shares_gradients else cores - 1, 1)
+    copies = min(copies, experiment.sampler.num_envs)
+    if parallel.copies > experiment.sampler.num_envs:
+        raise UserError(
+            f"parallel.copies={parallel.copies} is more than the {experiment.sampler.num_envs} environments: "
+            f"raise sampler.num_envs, or use {experiment.sampler.num_envs}"
+        )
+    parallel = replace(parallel, runtime=runtime, copies=copies)
+    return replace(parallel, queue=_queue(experiment, parallel))
+
+
+def _queue(experiment: Experiment, parallel: ParallelConfig) -> int:
+    """Room for unrolls that wait: as asked, or one where the algorithm bears the lag that it brings."""
+    algorithm = ALGORITHMS[type(experiment.algorithm)]
+    for queue in (1, 0) if parallel.queue is None else (parallel.queue,):
+        sized = find(parallel.architecture).sized(parallel.copies, queue, parallel.batch or None)
+        reason = refusal(sized, algorithm)
+        if reason is None:
+            return queue
+    raise UserError(str(reason))
 
 
 def choose_device(device: str) -> str:

@@ -20,7 +20,8 @@ from redline.runs.metrics import MetricsWriter
 from redline.runs.rng import global_rng_state, load_global_rng_state
 from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
-from redline.runtime.in_process import Loop, make_loop
+from redline.runtime.in_process import Loop
+from redline.runtime.launch import make_loop
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.plan import first_seed
 from redline.types import Interruption, Metrics, Observer, Progress, RunError
@@ -290,6 +291,7 @@ class Training:
                 shares=_shares(self.loop.clock, {}, now - self._began),
                 metrics={name: float(value) for name, value in self.metrics.items()},
                 events=self.loop.events(),
+                gauges=self.loop.gauges(),
             )
         )
 

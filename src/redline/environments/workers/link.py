@@ -72,7 +72,7 @@ class Link:
         self.process = context.Process(
             target=main, args=(share,), daemon=True, name=f"redline-worker-{self.first}"
         )
-        with _child_settings():
+        with child_settings():
             self.process.start()
         # With the last copy of its ends in the child, its death closes them, and is heard here at once.
         doorbell.close()
@@ -164,7 +164,7 @@ def release(links: Sequence[Link], memory: SharedMemory) -> None:
 
 
 @contextlib.contextmanager
-def _child_settings() -> Iterator[None]:
+def child_settings() -> Iterator[None]:
     """What a child inherits: no interrupts (the parent ends it), and one compute thread (workers are the threads)."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}

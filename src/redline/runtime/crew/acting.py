@@ -1,0 +1,109 @@
+"""The actor's job: build environments, algorithm and network from the experiment, then fill slot after slot."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from redline import environments
+from redline.actors import Actor
+from redline.learners.flat import flatten_parameters, twin
+from redline.runtime.crew.board import Board
+from redline.runtime.crew.ports import REQUEST, Port
+from redline.runtime.crew.slots import Slots
+from redline.runtime.crew.weights import WeightStore, byte_views
+from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.parts import build_network, shares_of
+from redline.runtime.plan import first_seed
+from redline.types import Spec
+
+
+class ActingNetwork:
+    """A network to act with, and where its published weights go."""
+
+    def __init__(self, experiment: Experiment, spec: Spec, kind: Any) -> None:
+        network = build_network(experiment, spec, kind)
+        flat = flatten_parameters(network)
+        if experiment.learner.precision == "bf16":
+            flat = flat.to(torch.bfloat16)
+        self.module: nn.Module = twin(network, flat, trainable=False)
+        self.views: list[np.ndarray] = byte_views(flat, self.module)
+
+
+@dataclass
+class ActorJob:
+    """What one actor needs to know."""
+
+    name: str
+    role: int  # its row of the board
+    experiment: Experiment  # every automatic choice made
+    spec: Spec
+    first_column: int  # its first environment among those of the run
+    num_envs: int
+    threads: int  # cores that its environments may keep busy
+    slots: Slots
+    weights: WeightStore
+    board: Board
+
+    def run(self, port: Port) -> None:
+        """Fill the slots whose numbers come, each with the newest weights, until the run ends."""
+        network = ActingNetwork(self.experiment, self.spec, self._algorithm().network_kind)
+        actor = self._make_actor(network)
+        waited = 0.0
+        try:
+            while True:
+                begin = time.perf_counter()
+                number = port.get()
+                waited += time.perf_counter() - begin
+                if number == REQUEST:
+                    port.answer(self._answer(actor, *port.request()))
+                    continue
+                version = self.weights.read(network.views)
+                unroll = self.slots.unrolls[number]
+                actor.collect(
+                    unroll, self.board.steps, version, lambda: self.board.stopping or port.orphaned()
+                )
+                self.slots.write_episodes(number, actor.episodes)
+                actor.episodes.clear()
+                self.board.taken[self.role] += unroll.action.shape[0] * unroll.action.shape[1]
+                self.board.write_clock(self.role, actor.clock | {"waiting": waited})
+                self.board.write_events(self.role, _events(actor))
+                port.put(number)
+        finally:
+            actor.close()
+
+    def _algorithm(self) -> Any:
+        return make_algorithm(self.experiment, self.spec)
+
+    def _make_actor(self, network: ActingNetwork) -> Actor:
+        sizes = shares_of(self.num_envs, min(self.experiment.sampler.groups, self.num_envs))
+        groups = [environments.make(self.experiment.environment, n, threads=self.threads) for n in sizes]
+        return Actor(
+            groups,
+            self._algorithm(),
+            network.module,
+            seed=first_seed(self.experiment.run.seed),
+            first_column=self.first_column,
+            own_columns=True,
+        )
+
+    @staticmethod
+    def _answer(actor: Actor, what: str, argument: Any) -> Any:
+        if what == "state":
+            return actor.state()
+        if what == "load_state":
+            return actor.load_state(argument)
+        raise ValueError(f"an actor is not asked {what!r}")
+
+
+def _events(actor: Actor) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for group in actor.groups:
+        for name, count in group.environment.events().items():
+            total[name] = total.get(name, 0) + count
+    return total

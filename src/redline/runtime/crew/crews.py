@@ -1,0 +1,106 @@
+"""Mustering actors: their slots, the weights they read and the board, made and handed to threads or processes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from redline.actors.unroll import unroll_forms
+from redline.runtime.crew.acting import ActorJob
+from redline.runtime.crew.board import CLOCK, Board
+from redline.runtime.crew.processes import ProcessCrew
+from redline.runtime.crew.slots import Slots
+from redline.runtime.crew.threads import Crew, ThreadCrew
+from redline.runtime.crew.weights import Publication, WeightStore
+from redline.runtime.parts import Parts, shares_of
+from redline.runtime.plan import usable_cores
+
+START = 120.0  # seconds for roles to start and take a saved state
+ANSWER = 2.5  # seconds for an actor to reach the end of its unroll and tell its state
+
+
+@dataclass
+class Muster:
+    """Actors at work and what they share with the learner."""
+
+    crew: Crew
+    slots: list[Slots]  # of each actor
+    weights: WeightStore
+    board: Board
+    first_columns: list[int]  # of each actor, among the run's environments
+
+    def utilisation(self, seconds: float) -> float:
+        """Share of ``seconds`` that the actors spent stepping and acting, averaged."""
+        clocks = [self.board.clock(role) for role in range(len(self.slots))]
+        busy = sum(clock["stepping"] + clock["acting"] for clock in clocks)
+        return min(busy / (seconds * len(clocks)), 1.0)
+
+    def clock(self) -> dict[str, float]:
+        """Seconds of all actors together, by ``board.CLOCK``'s names."""
+        clocks = [self.board.clock(role) for role in range(len(self.slots))]
+        return {name: sum(clock[name] for clock in clocks) for name in CLOCK}
+
+    def ask_all(self, what: str) -> list[Any]:
+        """Every actor's answer, or None where it did not come in time."""
+        return [self.crew.ask(role, what, timeout=ANSWER) for role in range(len(self.slots))]
+
+    def restore(self, states: list[Any]) -> bool:
+        """Hand saved states to the actors; False unless every one is back where it was."""
+        if len(states) != len(self.slots):
+            return False
+        return all(
+            [
+                state is not None and bool(self.crew.ask(role, "load_state", state, timeout=START))
+                for role, state in enumerate(states)
+            ]
+        )
+
+    def close(self) -> None:
+        """End the actors, then free the memory. Safe to call twice."""
+        self.board.stop()
+        self.crew.close()
+        for slots in self.slots:
+            slots.close()
+        self.weights.close()
+        self.board.close()
+
+
+def muster_actors(parts: Parts, slots_each: int) -> Muster:
+    """Start the experiment's actors, each with ``slots_each`` slots."""
+    experiment, learner = parts.experiment, parts.learner
+    copies = experiment.parallel.copies
+    shared = experiment.parallel.runtime == "processes"
+    board = Board(copies, shared=shared)
+    weights = WeightStore(Publication(learner).sizes, shared=shared)
+    sizes = shares_of(experiment.sampler.num_envs, copies)
+    first = [0, *itertools.accumulate(sizes)][:copies]
+    length: int = getattr(experiment.algorithm, "unroll", 1)
+    spare = max(1, (usable_cores() - 1) // copies)
+    slots = [
+        Slots(
+            unroll_forms(parts.algorithm, learner.acting, parts.spec, length, size),
+            slots_each,
+            shared=shared,
+            debug=experiment.run.debug,
+        )
+        for size in sizes
+    ]
+    weights.publish(Publication(learner).views(), learner.version)
+    jobs = [
+        ActorJob(
+            f"actor-{role}",
+            role,
+            experiment,
+            parts.spec,
+            first[role],
+            sizes[role],
+            spare,
+            slots[role],
+            weights,
+            board,
+        )
+        for role in range(copies)
+    ]
+    crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
+    return Muster(crew, slots, weights, board, first)

@@ -1,0 +1,118 @@
+"""Threads and processes keep the same promises: numbers and answers travel, what fails is told, the dead are replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from redline.runtime.crew import processes
+from redline.runtime.crew.ports import REQUEST, Port
+from redline.runtime.crew.processes import ProcessCrew
+from redline.runtime.crew.threads import Crew, ThreadCrew
+from redline.types import RunError
+from tests.leaks import eventually
+
+CREWS = {"threads": ThreadCrew, "processes": ProcessCrew}
+
+
+class Echo:
+    """Sends back each number plus one; answers requests; raises at 13."""
+
+    def __init__(self, name: str = "echo") -> None:
+        self.name = name
+
+    def run(self, port: Port) -> None:
+        while True:
+            number = port.get()
+            if number == REQUEST:
+                what, argument = port.request()
+                port.answer({"what": what, "argument": argument, "pid": os.getpid()})
+                continue
+            if number == 13:
+                raise RuntimeError("thirteen")
+            port.put(number + 1)
+
+
+def collect(crew: Crew, count: int, patience: float = 30.0) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    end = time.monotonic() + patience
+    while len(found) < count and time.monotonic() < end:
+        found += crew.wait(0.2)
+    return found
+
+
+@pytest.mark.parametrize("kind", CREWS)
+def test_numbers_and_answers_travel(kind: str) -> None:
+    crew: Any = CREWS[kind]([Echo(), Echo()])
+    try:
+        for number in range(10):
+            crew.tell(number % 2, number)
+        assert sorted(collect(crew, 10)) == sorted((n % 2, n + 1) for n in range(10))
+        big = list(range(100_000))  # larger than any pipe's buffer
+        answer = crew.ask(1, "size", big, timeout=30)
+        assert answer["what"] == "size"
+        assert answer["argument"] == big
+        assert crew.wait(0.01) == []
+    finally:
+        crew.close()
+        crew.close()
+
+
+@pytest.mark.parametrize("kind", CREWS)
+def test_what_a_role_raises_reaches_the_main_role_in_one_line(kind: str) -> None:
+    crew: Any = CREWS[kind]([Echo("actor-0")])
+    try:
+        crew.tell(0, 13)
+        with pytest.raises(RunError, match="actor-0 failed: RuntimeError: thirteen"):
+            collect(crew, 1)
+    finally:
+        crew.close()
+
+
+def test_a_killed_process_is_replaced_and_its_loss_told() -> None:
+    crew = ProcessCrew([Echo(), Echo()])
+    try:
+        for role in (0, 1):
+            crew.tell(role, 1)
+        collect(crew, 2)
+        victim = crew.pids()[1]
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        revived: list[int] = []
+
+        def replaced() -> bool:
+            crew.wait(0.1)
+            revived.extend(crew.revived())
+            return bool(revived)
+
+        assert eventually(replaced, 20)
+        assert revived == [1]
+        assert crew.events() == {"restarts": 1}
+        crew.tell(1, 41)
+        assert collect(crew, 1) == [(1, 42)]
+    finally:
+        crew.close()
+
+
+class Doomed:
+    name = "doomed"
+
+    def run(self, port: Port) -> None:
+        os._exit(7)
+
+
+def test_a_role_that_keeps_dying_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PAUSE", 0.0)
+    monkeypatch.setattr(processes, "LIMIT", 1)
+    crew = ProcessCrew([Doomed()])
+    try:
+        with pytest.raises(
+            RunError, match="doomed died 2 times in a row, the last time it exited with code 7"
+        ):
+            collect(crew, 1, 60)
+    finally:
+        crew.close()
