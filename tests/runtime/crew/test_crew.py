@@ -1,4 +1,4 @@
-"""Threads and processes keep the same promises: numbers and answers travel, what fails is told, the dead are replaced."""
+"""Threads and processes keep the same promises: numbers and answers travel, faults are told, the dead are replaced."""
 
 from __future__ import annotations
 

@@ -1,0 +1,60 @@
+"""At zero lag every runtime gives the parameters of the in-process run: one table of algorithms and architectures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import redline
+from redline.runs.checkpoint import load_newest
+
+COMMON = ("run.tensorboard=false", "learner.precision=fp32", "run.debug=true")
+# name -> environment, recipe, agent steps, overrides
+TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
+    "a2c": ("CartPole-v1", "a2c", 1280, ()),
+    "ppo": ("CartPole-v1", "ppo", 1024, ("algorithm.epochs=2",)),
+    "ppo-lstm": ("redline/Recall-v0", "ppo_lstm", 2048, ("algorithm.unroll=32",)),
+    "ppo-normalised": ("Pendulum-v1", "ppo", 1024, ("network.normalize_observation=true", "learner.reward=normalize")),
+}
+RUNTIMES = ("threads", "processes")
+
+
+def weights(tmp_path: Path, task: str, *overrides: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Train, and return the final weights f32[P] and the counters."""
+    environment, recipe, steps, own = TASKS[task]
+    run = redline.train(
+        environment, recipe, steps=steps, seed=3, folder=tmp_path, overrides=[*COMMON, *own, *overrides]
+    )
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    return loaded.state["learner"]["weights"], loaded.state["counters"]
+
+
+def impala(runtime: str, copies: int) -> list[str]:
+    """Overrides for actors beside a learner, at zero lag."""
+    numbers = {"architecture": "impala", "runtime": runtime, "copies": copies, "queue": 0}
+    return [f"parallel.{name}={value}" for name, value in numbers.items()]
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("task", TASKS)
+def test_actors_beside_a_learner_equal_one_loop(tmp_path: Path, task: str, runtime: str, copies: int) -> None:
+    if runtime == "processes" and copies == 1:
+        pytest.skip("two processes show it; one shows nothing more")
+    alone, counted = weights(tmp_path / "alone", task, f"sampler.shards={copies}")
+    beside, counted_beside = weights(tmp_path / "beside", task, *impala(runtime, copies))
+    assert torch.equal(alone, beside)
+    assert counted["steps"] == counted_beside["steps"]
+    np.testing.assert_array_equal(counted["returns"], counted_beside["returns"])
+
+
+def test_with_a_queue_the_parameters_differ(tmp_path: Path) -> None:
+    """The twin of the test above: were acting weights never late, the comparison would prove nothing."""
+    alone, _ = weights(tmp_path / "alone", "a2c")
+    late, _ = weights(tmp_path / "late", "a2c", *impala("threads", 1)[:-1], "parallel.queue=1")
+    assert not torch.equal(alone, late)
