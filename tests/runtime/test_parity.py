@@ -18,7 +18,12 @@ TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     "a2c": ("CartPole-v1", "a2c", 1280, ()),
     "ppo": ("CartPole-v1", "ppo", 1024, ("algorithm.epochs=2",)),
     "ppo-lstm": ("redline/Recall-v0", "ppo_lstm", 2048, ("algorithm.unroll=32",)),
-    "ppo-normalised": ("Pendulum-v1", "ppo", 1024, ("network.normalize_observation=true", "learner.reward=normalize")),
+    "ppo-normalised": (
+        "Pendulum-v1",
+        "ppo",
+        1024,
+        ("network.normalize_observation=true", "learner.reward=normalize"),
+    ),
 }
 RUNTIMES = ("threads", "processes")
 

@@ -28,11 +28,19 @@ DQN = [
     "replay.prioritized=true",
     "replay.n_step=3",
 ]
+LOCKSTEP = [
+    "parallel.architecture=impala",
+    "parallel.copies=2",
+    "parallel.queue=0",
+    "algorithm.minibatches=1",
+]
 CASES = {
     "ppo": ("CartPole-v1", "ppo", 8192, PPO),
     "ppo_lstm": ("CartPole-v1", "ppo_lstm", 8192, PPO),
     "ppo_mujoco": ("Hopper-v5", "ppo", 8192, [*PPO, "algorithm.unroll=128", "algorithm.minibatches=4"]),
     "dqn": ("CartPole-v1", "dqn", 4096, DQN),
+    "impala_threads": ("CartPole-v1", "ppo", 8192, [*PPO, *LOCKSTEP, "parallel.runtime=threads"]),
+    "impala_processes": ("Hopper-v5", "ppo", 8192, [*PPO, *LOCKSTEP, "parallel.runtime=processes"]),
 }
 SCRIPT = """
 import sys
