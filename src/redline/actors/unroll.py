@@ -136,8 +136,15 @@ class Actor:
         seed: int,
         first_column: int = 0,
         device: str = "cpu",
+        first_environment: int | None = None,
+        num_envs: int = 0,
     ) -> None:
+        """``first_environment``: number of this actor's first environment among the run's ``num_envs`` (default: its
+        column). Seeds follow columns, exploration that differs between environments follows numbers.
+        """
         self.algorithm, self.network, self.device = algorithm, network, torch.device(device)
+        self.offset = 0 if first_environment is None else first_environment - first_column
+        self.num_envs = num_envs
         self.generator = torch.Generator(self.device).manual_seed(seed + first_column)
         self.groups: list[_Group] = []
         self.to_environment = algorithm.to_environment
@@ -195,7 +202,16 @@ class Actor:
 
     def _input(self, group: _Group, t: int, steps: int) -> ActInput:
         row = group.rows[t]
-        x = ActInput(row.observation, group.state, group.reset, row.action_mask, self.generator, steps)
+        x = ActInput(
+            row.observation,
+            group.state,
+            group.reset,
+            row.action_mask,
+            self.generator,
+            steps,
+            first_environment=group.columns.start + self.offset,
+            num_environments=self.num_envs,
+        )
         return self._to_device(x) if self.device.type != "cpu" else x
 
     def _to_device(self, x: ActInput) -> ActInput:

@@ -50,6 +50,8 @@ class DQN:
 
     name = "dqn"
     network_kind: Literal["q"] = "q"
+    experience: Literal["replay"] = "replay"
+    target_network = True
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
@@ -91,6 +93,10 @@ class DQN:
             steps // config.update_every
             - max(steps - num_envs, config.learning_starts) // config.update_every
         )
+
+    def target_due(self, before: int, after: int) -> bool:
+        """Whether the target network is copied now that agent steps of the run went from ``before`` to ``after``."""
+        return before // self.config.target_every < after // self.config.target_every
 
     def update(self, learner: Any, batch: ReplayBatch) -> tuple[Metrics, Tensor]:
         """One optimiser step on a replay batch [N]; returns metrics and absolute TD errors f32[N] (new priorities)."""

@@ -1,16 +1,43 @@
-"""What A2C and PPO share: acting with an actor-critic network, and the batch that one update consumes."""
+"""What actor-critic algorithms share: acting, and the batch of single samples that A2C's and PPO's losses read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from redline.ops import distributions
 from redline.ops.distributions import Distribution
-from redline.types import ActInput, Tree, Unroll, tree_map
+from redline.types import ActInput, Spec, Tree, Unroll, tree_map
+
+
+class ActorCritic:
+    """Acting for algorithms that learn a policy and its value from unrolls; they add ``name`` and ``update``."""
+
+    name = "actor_critic"
+    network_kind: Literal["actor_critic"] = "actor_critic"
+    experience: Literal["unroll"] = "unroll"
+    target_network = False
+
+    def __init__(self, config: Any, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+        self.distribution = distributions.make(spec.action)
+        self.to_environment = self.distribution.to_environment
+
+    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """What to remember of each action: name -> (shape, dtype) of one environment's entry."""
+        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
+
+    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
+        """Sample (or, greedily, pick) actions: record {action, log_prob, value} [B, ...] and the next state."""
+        return act(network, self.distribution, x)
+
+    def value(self, network: Any, x: ActInput) -> Tensor:
+        """f32[B] state values, for bootstrapping."""
+        return value(network, x)
 
 
 @dataclass

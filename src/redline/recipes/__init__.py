@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from redline.recipes.actor_learner import impala
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
 from redline.recipes.general import a2c, dqn, ppo, ppo_lstm
 from redline.recipes.mujoco import ppo_mujoco
@@ -22,6 +23,7 @@ RECIPES: dict[str, Recipe] = {
     "a2c_atari": a2c_atari,
     "dqn_atari": dqn_atari,
     "ppo_mujoco": ppo_mujoco,
+    "impala": impala,
 }
 
 
