@@ -46,8 +46,8 @@ class Samples:
 
     observation: Tree  # [T, N, ...]
     action: Tensor  # [T, N, ...]
-    log_prob: Tensor  # f32[T, N] of the action under the behaviour policy
-    value: Tensor  # f32[T, N] by the weights that acted
+    log_prob: Tensor  # f32[T, N] of the action under the policy that ratios are taken to: on policy, the one that acted
+    value: Tensor  # f32[T, N] by the same policy's weights
     advantage: Tensor  # f32[T, N]
     target: Tensor  # f32[T, N] value target
     reset: Tensor  # bool[T, N]
@@ -56,16 +56,20 @@ class Samples:
     clip: Any = None  # PPO's epsilon at this point of the run: a number, or f32[] where losses are recorded
 
     @classmethod
-    def of(cls, unroll: Unroll, advantage: Tensor, *, recurrent: bool) -> Samples:
-        """The samples of an unroll; without recurrence time and environments become one axis of T * B."""
+    def of(cls, unroll: Unroll, advantage: Tensor, *, recurrent: bool, **instead: Tensor) -> Samples:
+        """The samples of an unroll; without recurrence time and environments become one axis of T * B.
+
+        ``instead``: ``value``, ``log_prob`` or ``target`` f32[T, B] in place of what the actor recorded.
+        """
         length = len(unroll.action)
+        value = instead["value"] if "value" in instead else unroll.record["value"]
         fields: dict[str, Any] = {
             "observation": tree_map(lambda x: x[:length], unroll.observation),
             "action": unroll.action,
-            "log_prob": unroll.record["log_prob"],
-            "value": unroll.record["value"],
+            "log_prob": instead.get("log_prob", unroll.record["log_prob"]),
+            "value": value,
             "advantage": advantage,
-            "target": advantage + unroll.record["value"],
+            "target": instead["target"] if "target" in instead else advantage + value,
             "reset": unroll.reset[:length],
             "action_mask": None if unroll.action_mask is None else unroll.action_mask[:length],
         }

@@ -66,16 +66,7 @@ class PPO(ActorCritic):
         config = self.config
         if config.anneal_clip:
             self.clip = config.clip * (1.0 - fraction)
-        ended = unroll.terminated | unroll.truncated
-        reward, discount = episode_ends(
-            learner.rewards(unroll.reward, ended),
-            unroll.terminated,
-            unroll.truncated,
-            unroll.final_value,
-            config.gamma,
-        )
-        advantage = gae(reward, discount, on_policy.next_values(unroll), config.gae_lambda)
-        samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
+        samples, about = self.samples(learner, unroll)
         history: list[Metrics] = []
         for _ in range(config.epochs):
             order = torch.randperm(samples.columns, generator=learner.generator).to(samples.action.device)
@@ -84,7 +75,20 @@ class PPO(ActorCritic):
             ]
             if config.target_kl is not None and float(history[-1]["approximate_kl"]) > 1.5 * config.target_kl:
                 break
-        return {name: sum(m[name] for m in history) / len(history) for name in history[0]}
+        return {name: sum(m[name] for m in history) / len(history) for name in history[0]} | about
+
+    def samples(self, learner: Any, unroll: Unroll) -> tuple[Samples, Metrics]:
+        """What the epochs are made of: the unroll's samples with advantages and value targets, and metrics of them."""
+        ended = unroll.terminated | unroll.truncated
+        reward, discount = episode_ends(
+            learner.rewards(unroll.reward, ended),
+            unroll.terminated,
+            unroll.truncated,
+            unroll.final_value,
+            self.config.gamma,
+        )
+        advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
+        return Samples.of(unroll, advantage, recurrent=unroll.state is not None), {}
 
     def _minibatch(self, learner: Any, samples: Samples, index: Tensor) -> Metrics:
         moments: tuple[Tensor, Tensor] | None = None  # of the whole minibatch, whatever the shards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from redline.recipes.actor_learner import impala
+from redline.recipes.actor_learner import appo, appo_atari, impala, impala_atari, impala_lstm
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
 from redline.recipes.general import a2c, dqn, ppo, ppo_lstm
 from redline.recipes.mujoco import ppo_mujoco
@@ -24,6 +24,10 @@ RECIPES: dict[str, Recipe] = {
     "dqn_atari": dqn_atari,
     "ppo_mujoco": ppo_mujoco,
     "impala": impala,
+    "impala_lstm": impala_lstm,
+    "impala_atari": impala_atari,
+    "appo": appo,
+    "appo_atari": appo_atari,
 }
 
 

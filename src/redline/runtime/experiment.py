@@ -7,6 +7,7 @@ from typing import Any
 
 from redline.actors.config import SamplerConfig
 from redline.algorithms.a2c import A2C, A2CConfig
+from redline.algorithms.appo import APPO, APPOConfig
 from redline.algorithms.dqn import DQN, DQNConfig
 from redline.algorithms.impala import IMPALA, IMPALAConfig
 from redline.algorithms.ppo import PPO, PPOConfig
@@ -48,12 +49,13 @@ class RunConfig:
             )
 
 
-AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig | IMPALAConfig
+AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig | IMPALAConfig | APPOConfig
 ALGORITHMS: dict[type[Any], type[Any]] = {
     PPOConfig: PPO,
     A2CConfig: A2C,
     DQNConfig: DQN,
     IMPALAConfig: IMPALA,
+    APPOConfig: APPO,
 }
 
 
