@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from redline.actors.config import SamplerConfig
 from redline.algorithms.appo import APPOConfig
+from redline.algorithms.async_q import AsyncQConfig
 from redline.algorithms.impala import IMPALAConfig
 from redline.learners.config import LearnerConfig
 from redline.networks.config import NetworkConfig
@@ -87,4 +88,45 @@ def appo_atari() -> Experiment:
         learner=LearnerConfig(learning_rate=2.5e-4, anneal=True, reward="clip"),
         sampler=SamplerConfig(num_envs=32),
         run=RunConfig(steps=10_000_000),
+    )
+
+
+def n_step_q() -> Experiment:
+    """n-step Q-learning without replay, for small tasks: 16 environments, some of which explore more than others."""
+    return _async_q(
+        "n_step_q",
+        AsyncQConfig(
+            variant="n_step_q", unroll=5, target_every=1_000, epsilon_steps=50_000, reduction="mean"
+        ),
+    )
+
+
+def one_step_q() -> Experiment:
+    """One-step Q-learning without replay, for small tasks."""
+    return _async_q(
+        "one_step_q",
+        AsyncQConfig(
+            variant="one_step_q", unroll=5, target_every=1_000, epsilon_steps=50_000, reduction="mean"
+        ),
+    )
+
+
+def one_step_sarsa() -> Experiment:
+    """One-step SARSA without replay, for small tasks."""
+    return _async_q(
+        "one_step_sarsa",
+        AsyncQConfig(
+            variant="one_step_sarsa", unroll=5, target_every=1_000, epsilon_steps=50_000, reduction="mean"
+        ),
+    )
+
+
+def _async_q(recipe: str, algorithm: AsyncQConfig) -> Experiment:
+    return Experiment(
+        recipe=recipe,
+        algorithm=algorithm,
+        network=NetworkConfig(hidden=(64, 64), activation="tanh"),
+        learner=LearnerConfig(learning_rate=2e-3, anneal=True, max_grad_norm=10.0),
+        sampler=SamplerConfig(num_envs=16),
+        run=RunConfig(steps=200_000),
     )

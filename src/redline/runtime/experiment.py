@@ -8,6 +8,7 @@ from typing import Any
 from redline.actors.config import SamplerConfig
 from redline.algorithms.a2c import A2C, A2CConfig
 from redline.algorithms.appo import APPO, APPOConfig
+from redline.algorithms.async_q import AsyncQ, AsyncQConfig
 from redline.algorithms.dqn import DQN, DQNConfig
 from redline.algorithms.impala import IMPALA, IMPALAConfig
 from redline.algorithms.ppo import PPO, PPOConfig
@@ -49,13 +50,14 @@ class RunConfig:
             )
 
 
-AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig | IMPALAConfig | APPOConfig
+AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig | IMPALAConfig | APPOConfig | AsyncQConfig
 ALGORITHMS: dict[type[Any], type[Any]] = {
     PPOConfig: PPO,
     A2CConfig: A2C,
     DQNConfig: DQN,
     IMPALAConfig: IMPALA,
     APPOConfig: APPO,
+    AsyncQConfig: AsyncQ,
 }
 
 
