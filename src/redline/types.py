@@ -135,6 +135,8 @@ class ActInput(NamedTuple):
     generator: torch.Generator  # the acting worker's own
     steps: int  # agent steps taken by the whole run, for exploration schedules
     explore: bool = True  # False: greedy
+    first_environment: int = 0  # number of environment 0 among all that the run's actors step
+    num_environments: int = 0  # how many those are; 0: these and those numbered before them
 
 
 @dataclass

@@ -65,3 +65,20 @@ def test_dict_observations_and_images_train(tmp_path: Path) -> None:
 def test_ppo_moves_a_continuous_body(tmp_path: Path) -> None:
     run = train("InvertedPendulum-v5", "ppo", 60_000, tmp_path, "run.stop_at_return=800")
     assert run.evaluate(10).mean_return >= 400  # a random policy falls within about ten steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "steps"), [("impala", 100_000), ("appo", 60_000)])
+def test_corrected_actor_critics_balance_the_pole(recipe: str, steps: int, tmp_path: Path) -> None:
+    assert train("CartPole-v1", recipe, steps, tmp_path).evaluate(20).mean_return >= 400
+
+
+@pytest.mark.slow
+def test_recurrent_impala_recalls_what_no_feed_forward_policy_can(tmp_path: Path) -> None:
+    assert train("redline/Recall-v0", "impala_lstm", 150_000, tmp_path).evaluate(100).mean_return >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["n_step_q", "one_step_q", "one_step_sarsa"])
+def test_value_learning_without_replay_balances_the_pole(recipe: str, tmp_path: Path) -> None:
+    assert train("CartPole-v1", recipe, 100_000, tmp_path).evaluate(20).mean_return >= 200

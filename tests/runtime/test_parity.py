@@ -17,6 +17,9 @@ COMMON = ("run.tensorboard=false", "learner.precision=fp32", "run.debug=true")
 TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     "a2c": ("CartPole-v1", "a2c", 1280, ()),
     "ppo": ("CartPole-v1", "ppo", 1024, ("algorithm.epochs=2",)),
+    "impala": ("CartPole-v1", "impala", 1280, ()),
+    "appo": ("CartPole-v1", "appo", 1280, ()),
+    "n_step_q": ("CartPole-v1", "n_step_q", 1280, ()),
     "ppo-lstm": ("redline/Recall-v0", "ppo_lstm", 2048, ("algorithm.unroll=32",)),
     "ppo-normalised": (
         "Pendulum-v1",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from redline.ops import distributions
+from redline.ops.exploration import random_action
 from redline.ops.values import double_q_target, huber, legal, q_target, taken
 from redline.types import ActInput, Loss, Metrics, ReplayBatch, Spec, Tree, tree_leaves, tree_map
 
@@ -52,6 +53,7 @@ class DQN:
     network_kind: Literal["q"] = "q"
     experience: Literal["replay"] = "replay"
     max_lag: int | None = None  # off-policy
+    target_network = True
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
@@ -69,20 +71,13 @@ class DQN:
         epsilon = self.epsilon(x.steps) if x.explore else self.config.epsilon_evaluation
         batch = len(x.reset)
         noise = torch.rand((2, batch), generator=x.generator)
-        random = self._random_action(noise[1], x.action_mask)
+        random = random_action(noise[1], int(self.spec.action.n), x.action_mask)  # type: ignore[attr-defined]
         if epsilon >= 1.0:
             return {"action": random}, x.state
         output, state = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
         values = legal(output.policy[0].float(), x.action_mask)
         explore = (noise[0] < epsilon).to(values.device)
         return {"action": torch.where(explore, random.to(values.device), values.argmax(-1))}, state
-
-    def _random_action(self, uniform: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            return (uniform * int(self.spec.action.n)).long()  # type: ignore[attr-defined]
-        legal = mask.cpu().double()
-        chosen = (uniform.double() * legal.sum(-1)).floor()  # the k-th legal action, k uniform
-        return (legal.cumsum(-1) <= chosen[:, None]).sum(-1)
 
     def due(self, steps: int, num_envs: int) -> int:
         """How many updates follow the batch of agent steps that brought the total to ``steps``."""
@@ -93,6 +88,10 @@ class DQN:
             steps // config.update_every
             - max(steps - num_envs, config.learning_starts) // config.update_every
         )
+
+    def target_due(self, before: int, after: int) -> bool:
+        """Whether the target network is copied now that agent steps of the run went from ``before`` to ``after``."""
+        return before // self.config.target_every < after // self.config.target_every
 
     def update(self, learner: Any, batch: ReplayBatch) -> tuple[Metrics, Tensor]:
         """One optimiser step on a replay batch [N]; returns metrics and absolute TD errors f32[N] (new priorities)."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from redline.algorithms import on_policy
-from redline.algorithms.on_policy import Samples
+from redline.algorithms.on_policy import ActorCritic, Samples
 from redline.ops import distributions
 from redline.ops.ppo import categorical_ppo_loss, ppo_loss
 from redline.ops.returns import episode_ends, gae
-from redline.types import ActInput, Metrics, Spec, Tree, Unroll
+from redline.types import Metrics, Spec, Unroll
 
 
 @dataclass(frozen=True)
@@ -51,47 +51,22 @@ class PPOConfig:
             raise ValueError(f"clip must be above 0, got {self.clip}")
 
 
-class PPO:
+class PPO(ActorCritic):
     """Act, loss, update. No process, queue or device in sight."""
 
     name = "ppo"
-    network_kind: Literal["actor_critic"] = "actor_critic"
-    experience: Literal["unroll"] = "unroll"
-    max_lag: int | None = 1  # batches: on-policy
+    config: PPOConfig
 
     def __init__(self, config: PPOConfig, spec: Spec) -> None:
-        self.config, self.spec = config, spec
-        self.distribution = distributions.make(spec.action)
-        self.to_environment = self.distribution.to_environment
+        super().__init__(config, spec)
         self.clip = config.clip
-
-    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """What to remember of each action: name -> (shape, dtype) of one environment's entry."""
-        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
-
-    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
-        """Sample (or, greedily, pick) actions: record {action, log_prob, value} [B, ...] and the next state."""
-        return on_policy.act(network, self.distribution, x)
-
-    def value(self, network: Any, x: ActInput) -> Tensor:
-        """f32[B] state values, for bootstrapping."""
-        return on_policy.value(network, x)
 
     def update(self, learner: Any, unroll: Unroll, fraction: float) -> Metrics:
         """Learn from one unroll [T, B]; ``fraction`` of the run is done. Returns means over all minibatches."""
         config = self.config
         if config.anneal_clip:
             self.clip = config.clip * (1.0 - fraction)
-        ended = unroll.terminated | unroll.truncated
-        reward, discount = episode_ends(
-            learner.rewards(unroll.reward, ended),
-            unroll.terminated,
-            unroll.truncated,
-            unroll.final_value,
-            config.gamma,
-        )
-        advantage = gae(reward, discount, on_policy.next_values(unroll), config.gae_lambda)
-        samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
+        samples, about = self.samples(learner, unroll)
         history: list[Metrics] = []
         for _ in range(config.epochs):
             order = torch.randperm(samples.columns, generator=learner.generator).to(samples.action.device)
@@ -100,7 +75,20 @@ class PPO:
             ]
             if config.target_kl is not None and float(history[-1]["approximate_kl"]) > 1.5 * config.target_kl:
                 break
-        return {name: sum(m[name] for m in history) / len(history) for name in history[0]}
+        return {name: sum(m[name] for m in history) / len(history) for name in history[0]} | about
+
+    def samples(self, learner: Any, unroll: Unroll) -> tuple[Samples, Metrics]:
+        """What the epochs are made of: the unroll's samples with advantages and value targets, and metrics of them."""
+        ended = unroll.terminated | unroll.truncated
+        reward, discount = episode_ends(
+            learner.rewards(unroll.reward, ended),
+            unroll.terminated,
+            unroll.truncated,
+            unroll.final_value,
+            self.config.gamma,
+        )
+        advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
+        return Samples.of(unroll, advantage, recurrent=unroll.state is not None), {}
 
     def _minibatch(self, learner: Any, samples: Samples, index: Tensor) -> Metrics:
         moments: tuple[Tensor, Tensor] | None = None  # of the whole minibatch, whatever the shards

@@ -71,6 +71,8 @@ class Learner:
         )  # for shuffling: on the host, the same on every device
         self.rewards = RewardTransform(config.reward, num_envs, gamma)
         self.version = 0
+        self.steps = 0  # agent steps of the whole run, as far as ``set_progress`` was told
+        self.target_steps = 0  # the same when the target network was last copied
         self.learning_rate = config.learning_rate
         self.stop: Callable[[], bool] = bool  # asked before every step; True raises ``Interruption``
         self._leaves = [list(net.parameters()) for net in self._networks]
@@ -103,8 +105,9 @@ class Learner:
             [weights], lr=rate, alpha=config.decay, eps=config.epsilon, capturable=self.graphs
         )
 
-    def set_progress(self, fraction: float) -> None:
-        """Tell the learner what share of the run is done, for the learning-rate schedule."""
+    def set_progress(self, fraction: float, steps: int | None = None) -> None:
+        """Tell the learner what share of the run is done, for schedules, and how many agent steps of all actors."""
+        self.steps = self.steps if steps is None else steps
         scale = max(1.0 - fraction, 0.0) if self.config.anneal else 1.0
         self.learning_rate = self.config.learning_rate * scale
         for optimizer in self._optimizers:
@@ -122,6 +125,7 @@ class Learner:
     def copy_target(self) -> None:
         """Make the target network's parameters equal the online ones, bit for bit."""
         assert self.target is not None, "make_target comes first"
+        self.target_steps = self.steps
         self._target.copy_(self.compute)
         for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
             mine.copy_(theirs)
@@ -219,6 +223,7 @@ class Learner:
             "rewards": self.rewards.state(),
             "version": self.version,
             "target": None if self.target is None else self._target,
+            "target_steps": self.target_steps,
         }
 
     @torch.no_grad()
@@ -235,6 +240,7 @@ class Learner:
         if self.target is not None:
             self.copy_target()
             self._target.copy_(state["target"])
+            self.target_steps = int(state.get("target_steps", 0))
 
 
 def _fused() -> Any:

@@ -5,6 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from redline.recipes.actor_learner import (
+    appo,
+    appo_atari,
+    impala,
+    impala_atari,
+    impala_lstm,
+    n_step_q,
+    one_step_q,
+    one_step_sarsa,
+)
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
 from redline.recipes.general import a2c, dqn, ppo, ppo_lstm
 from redline.recipes.mujoco import ppo_mujoco
@@ -22,6 +32,14 @@ RECIPES: dict[str, Recipe] = {
     "a2c_atari": a2c_atari,
     "dqn_atari": dqn_atari,
     "ppo_mujoco": ppo_mujoco,
+    "impala": impala,
+    "impala_lstm": impala_lstm,
+    "impala_atari": impala_atari,
+    "appo": appo,
+    "appo_atari": appo_atari,
+    "n_step_q": n_step_q,
+    "one_step_q": one_step_q,
+    "one_step_sarsa": one_step_sarsa,
 }
 
 

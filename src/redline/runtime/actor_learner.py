@@ -158,7 +158,7 @@ class ActorLearnerLoop:
             self._idle += batch
             self._hand_out()
         begin = time.perf_counter()
-        metrics = self._learn(unroll, fraction, stop)
+        metrics = self._learn(unroll, steps + taken, fraction, stop)
         self.pacer.learned()
         self._publish()
         if self.held:
@@ -172,10 +172,10 @@ class ActorLearnerLoop:
         self.learning += time.perf_counter() - begin
         return taken, metrics | self._lag_metrics()
 
-    def _learn(self, unroll: Unroll, fraction: float, stop: Stop) -> Metrics:
+    def _learn(self, unroll: Unroll, steps: int, fraction: float, stop: Stop) -> Metrics:
         learner = self.parts.learner
         learner.stop = stop
-        learner.set_progress(fraction)
+        learner.set_progress(fraction, steps)
         if learner.device.type == "cuda":
             unroll = unroll.map(lambda x: x.to(learner.device, non_blocking=True))
         metrics = self.parts.algorithm.update(learner, unroll, fraction)

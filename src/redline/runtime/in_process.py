@@ -15,7 +15,6 @@ import torch
 
 from redline.actors import Actor, allocate
 from redline.actors.transitions import ReplayActor
-from redline.algorithms.dqn import DQNConfig
 from redline.replay import Replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
@@ -55,8 +54,8 @@ class Loop(Protocol):
 
 
 def make_loop(parts: Parts) -> Loop:
-    """The loop an experiment's algorithm wants."""
-    return ReplayLoop(parts) if isinstance(parts.experiment.algorithm, DQNConfig) else UnrollLoop(parts)
+    """The loop an experiment's algorithm wants, by its attribute ``experience``."""
+    return ReplayLoop(parts) if parts.algorithm.experience == "replay" else UnrollLoop(parts)
 
 
 class UnrollLoop:
@@ -85,6 +84,7 @@ class UnrollLoop:
                 seed=first_seed(experiment.run.seed),
                 first_column=column,
                 device=str(self.device),
+                num_envs=experiment.sampler.num_envs,
             )
             self.actors.append(actor)
             column += sum(environment.num_envs for environment in groups)
@@ -107,7 +107,7 @@ class UnrollLoop:
             [partial(actor.collect, self.unroll, steps, learner.version, stop) for actor in self.actors]
         )
         begin = time.perf_counter()
-        learner.set_progress(fraction)
+        learner.set_progress(fraction, steps + self.unroll.reward.numel())
         unroll = self.unroll.map(self._to_device) if self.device.type == "cuda" else self.unroll
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
         normalize: Any = learner.network.update_normalizer
@@ -155,9 +155,8 @@ class ReplayLoop:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         experiment = parts.experiment
-        assert isinstance(experiment.algorithm, DQNConfig)
         assert experiment.replay is not None
-        self.config = experiment.algorithm
+        self.config: Any = experiment.algorithm
         self.num_envs = experiment.sampler.num_envs
         self.replay = Replay(
             parts.spec,
@@ -167,7 +166,6 @@ class ReplayLoop:
             seed=experiment.run.seed,
             pin_memory=parts.learner.device.type == "cuda",
         )
-        parts.learner.make_target()
         environment = parts.make_environments()[0][0]
         device = str(parts.learner.device)
         self.actor = ReplayActor(
@@ -188,14 +186,14 @@ class ReplayLoop:
     def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
         """About ``CHUNK`` agent steps, with the updates that are due."""
         taken = 0
-        self.parts.learner.set_progress(fraction)
+        self.parts.learner.set_progress(fraction, steps)
         while taken < CHUNK and not stop():
             self.actor.act(steps + taken)
             before, taken = steps + taken, taken + self.num_envs
             begin = time.perf_counter()
             for _ in range(self.parts.algorithm.due(steps + taken, self.num_envs) if len(self.replay) else 0):
                 self._update(fraction)
-            if before // self.config.target_every < (steps + taken) // self.config.target_every:
+            if self.parts.algorithm.target_due(before, steps + taken):
                 self.parts.learner.copy_target()
             self.learning += time.perf_counter() - begin
             self.actor.receive(self.replay.add, self._transform)

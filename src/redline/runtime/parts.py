@@ -65,6 +65,8 @@ def assemble(experiment: Experiment) -> Parts:
         gamma=experiment.algorithm.gamma,
         parallel=pool if config.threads > 1 else serial,
     )
+    if algorithm.target_network:
+        learner.make_target()
     return Parts(experiment, spec, algorithm, learner, pool)
 
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from redline.algorithms.dqn import DQNConfig
 from redline.architectures.catalogue import find
 from redline.architectures.compatible import refusal
 from redline.architectures.config import ParallelConfig
-from redline.runtime.experiment import ALGORITHMS, Experiment
+from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
 
 LARGE_NETWORK = (
@@ -47,18 +46,19 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
     threads = 1 if device != "cpu" else threads
     atari = spec.frame_stack > 1
     shards, groups = sampler.shards, sampler.groups
-    if isinstance(experiment.algorithm, DQNConfig):
+    if uses_replay(experiment):
         if shards > 1 or groups > 1:
             raise UserError(
-                "sampler.shards and sampler.groups: dqn collects with one actor; leave them 0 or 1"
+                f"sampler.shards and sampler.groups: {ALGORITHMS[type(experiment.algorithm)].name} collects "
+                "with one actor; leave them 0 or 1"
             )
         shards, groups = 1, 1
     shards = shards or (min(cores, sampler.num_envs) if atari and device == "cpu" else 1)
     overlaps = device != "cpu" or experiment.environment.backend == "workers"
     groups = groups or (2 if overlaps and sampler.num_envs >= 2 * shards else 1)
     replay = experiment.replay
-    if replay is not None and isinstance(experiment.algorithm, DQNConfig):  # no larger than the run can fill
-        room = max(run.steps, experiment.algorithm.batch)
+    if replay is not None and uses_replay(experiment):  # no larger than the run can fill
+        room = max(run.steps, experiment.algorithm.batch)  # type: ignore[union-attr]
         replay = replace(replay, capacity=min(replay.capacity, room))
     return replace(
         experiment,

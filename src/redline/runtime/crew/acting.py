@@ -89,6 +89,7 @@ class ActorJob:
             network.module,
             seed=first_seed(self.experiment.run.seed),
             first_column=self.first_column,
+            num_envs=self.experiment.sampler.num_envs,
             own_columns=True,
         )
 
