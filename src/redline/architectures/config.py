@@ -20,6 +20,7 @@ class ParallelConfig:
     late: Literal["wait", "drop"] = (
         "wait"  # an unroll that would exceed the bound on lag: wait for it, or do without
     )
+    delay: int = 0  # batches by which actors get weights late, to study what lag does
     servers: int = (
         1  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)
     )
@@ -29,7 +30,7 @@ class ParallelConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("copies", "queue", "batch"):
+        for name in ("copies", "queue", "batch", "delay"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.servers < 1:

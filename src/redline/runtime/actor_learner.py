@@ -15,13 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from redline.architectures.model import Architecture, held, lag_bound
 from redline.runtime.crew.crews import Muster, muster_actors
 from redline.runtime.crew.slots import Gatherer
 from redline.runtime.crew.weights import Publication
 from redline.runtime.in_process import Stop
 from redline.runtime.parts import Parts
-from redline.types import Episode, Gauges, Interruption, Metrics, Unroll, tree_map
+from redline.types import Episode, Gauges, Interruption, Metrics, Unroll, UserError, tree_map
 
 PATIENCE = 0.1  # seconds between looks at whether the run shall stop
 
@@ -104,7 +106,19 @@ class ActorLearnerLoop:
         self.copies = architecture.role(edge.source).copies
         bound = lag_bound(architecture)
         assert bound is not None
-        self.pacer = Pacer(bound, edge.take or self.copies, drop=parallel.late == "drop")
+        take = edge.take or self.copies
+        if (
+            experiment.learner.reward == "normalize"
+            and self.copies > 1
+            and (edge.capacity or take != self.copies)
+        ):
+            raise UserError(
+                "learner.reward=normalize follows each environment's return, and batches here mix whichever unrolls "
+                "come first: set parallel.queue=0, parallel.copies=1, or learner.reward=clip"
+            )
+        self.pacer = Pacer(bound, take, drop=parallel.late == "drop")
+        self.delay = parallel.delay
+        self._held_back: deque[tuple[list[np.ndarray], int]] = deque()
         self.muster: Muster = muster_actors(parts, 1 + edge.capacity)
         cuda = learner.device.type == "cuda"
         length: int = experiment.algorithm.unroll  # type: ignore[union-attr]
@@ -129,7 +143,13 @@ class ActorLearnerLoop:
 
     def _publish(self) -> None:
         learner = self.parts.learner
-        self.muster.weights.publish(self._publication.views(), learner.version)
+        views, version = self._publication.views(), learner.version
+        if self.delay:
+            self._held_back.append(([view.copy() for view in views], version))
+            if len(self._held_back) > self.delay + 1:
+                self._held_back.popleft()
+            views, version = self._held_back[0]
+        self.muster.weights.publish(views, version)
         self._stamps[learner.version] = self.pacer.batches
         if len(self._stamps) > 4096:
             for version in list(self._stamps)[:2048]:
@@ -243,7 +263,7 @@ class ActorLearnerLoop:
             roles={"actor": self.muster.utilisation(seconds), "learner": min(self.learning / seconds, 1.0)},
             queues={"unrolls": float(full)},
             lag={name.removeprefix("lag_"): float(value) for name, value in lag.items()},
-            lag_bound=self.pacer.bound,
+            lag_bound=self.pacer.bound + self.delay,
         )
 
     def state(self) -> dict[str, Any]:
