@@ -24,6 +24,7 @@ from redline.cli.commands import (
     Record,
     Report,
     Resume,
+    Study,
     Train,
     WrongUsage,
 )
@@ -48,6 +49,7 @@ def run(command: Command) -> int:
         Report: report,
         Recipes: list_recipes,
         Bench: bench,
+        Study: study,
     }
     return actions[type(command)](command)
 
@@ -167,6 +169,30 @@ def bench(command: Bench) -> int:
     script = str(folder / f"{name}.py")
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
+    return 0
+
+
+def study(command: Study) -> int:
+    """Run a study and print its answer and table; without a name, list them."""
+    from redline import studies  # late: it takes no part in anything else
+
+    if command.name is None:
+        for name, function in studies.STUDIES.items():
+            print(f"{name}: {(function.__doc__ or '').strip().partition(chr(10))[0]}")
+        return 0
+    options = studies.Options(seeds=command.seeds, steps=command.steps, folder=command.folder)
+    result = studies.find(command.name)(options)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in result.rows[0]:
+        table.add_column(heading)
+    for row in result.rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(result.answer)
+    console.print(table)
+    for note in result.notes:
+        console.print(note, style="dim")
+    print(result.save(Path(command.out)))
     return 0
 
 

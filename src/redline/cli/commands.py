@@ -222,6 +222,31 @@ class Bench:
     debug: Debug = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Ask one of the field's questions about parallel training of this machine: measures, prints, plots."""
+
+    name: Annotated[
+        Positional[str | None],
+        arg(metavar="NAME", help="Which study.", help_behavior_hint="(default: list them)"),
+    ] = None
+    seeds: Annotated[
+        Count, arg(metavar="N", help="Seeds of each run.", help_behavior_hint="(default: 3)")
+    ] = 3
+    steps: Annotated[
+        Count | None,
+        arg(metavar="N", help="Agent steps of each run.", help_behavior_hint="(default: the study's)"),
+    ] = None
+    out: Annotated[
+        str,
+        arg(metavar="FOLDER", help="Where table and plot go.", help_behavior_hint="(default: runs/studies)"),
+    ] = "runs/studies"
+    folder: Annotated[
+        str, arg(metavar="FOLDER", help="Where its runs go.", help_behavior_hint="(default: runs/studies)")
+    ] = "runs/studies"
+    debug: Debug = False
+
+
 COMMANDS: dict[str, Any] = {
     "train": Train,
     "resume": Resume,
@@ -231,8 +256,9 @@ COMMANDS: dict[str, Any] = {
     "report": Report,
     "recipes": Recipes,
     "bench": Bench,
+    "study": Study,
 }
-Command = Train | Resume | Eval | Play | Record | Report | Recipes | Bench
+Command = Train | Resume | Eval | Play | Record | Report | Recipes | Bench | Study
 AnyCommand: Any = (
     Annotated[Train, subcommand("train")]
     | Annotated[Resume, subcommand("resume")]
@@ -242,4 +268,5 @@ AnyCommand: Any = (
     | Annotated[Report, subcommand("report")]
     | Annotated[Recipes, subcommand("recipes")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Study, subcommand("study")]
 )

@@ -17,34 +17,28 @@ CORRECTIONS = ("vtrace", "none")
 def lag(options: Options) -> Result:
     """IMPALA on CartPole with weights 0 and 10 batches late, with V-trace and without."""
     curves, rows = {}, []
+    means_of: dict[tuple[int, str], list[float]] = {}
     for delay in DELAYS:
         for correction in CORRECTIONS:
             label = f"lag {delay}, {'V-trace' if correction == 'vtrace' else 'no correction'}"
             settings = ["parallel.architecture=impala", "parallel.runtime=threads", "parallel.copies=1"]
             settings += ["parallel.queue=0", f"parallel.delay={delay}", f"algorithm.correction={correction}"]
             curves[label] = train(options, label, "CartPole-v1", "impala", settings)
-            means = [statistics.fmean(curve.returns) for curve in curves[label]]
+            means = means_of[delay, correction] = [statistics.fmean(curve.returns) for curve in curves[label]]
             rows.append(
                 {
                     "lag": delay,
                     "correction": correction,
                     "mean return over the run": spread(means),
                     "final return": spread([curve.returns[-1] for curve in curves[label]]),
-                    "median": statistics.median(means),
                 }
             )
     lost = {
-        correction: 1 - _median(rows, DELAYS[-1], correction) / _median(rows, 0, correction)
-        for correction in CORRECTIONS
+        each: 1 - statistics.median(means_of[DELAYS[-1], each]) / statistics.median(means_of[0, each])
+        for each in CORRECTIONS
     }
     answer = (
         f"With weights {DELAYS[-1]} batches late, the mean return over the run falls by {lost['vtrace']:.0%} with "
         f"V-trace and by {lost['none']:.0%} without correction (medians of {options.seeds} seeds)."
     )
     return Result("lag", "What does lag cost, with V-trace and without?", answer, rows, curves)
-
-
-def _median(rows: list[dict[str, object]], delay: int, correction: str) -> float:
-    return next(
-        float(str(row["median"])) for row in rows if row["lag"] == delay and row["correction"] == correction
-    )

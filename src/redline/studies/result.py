@@ -63,7 +63,9 @@ class Result:
         return path
 
 
-def train(options: Options, label: str, environment: str, recipe: str, overrides: Sequence[str]) -> list[Curve]:
+def train(
+    options: Options, label: str, environment: str, recipe: str, overrides: Sequence[str]
+) -> list[Curve]:
     """A run for each seed, as a user would start it; a run that is there already is not repeated."""
     curves = []
     for seed in range(options.seeds):

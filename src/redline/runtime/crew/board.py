@@ -39,6 +39,7 @@ class Board:
 
     @steps.setter
     def steps(self, value: int) -> None:
+        """Written by the main role alone."""
         self.region.arrays["steps"][0] = value
 
     @property
