@@ -60,7 +60,7 @@ def test_commands(words: str, command: commands.Command) -> None:
     [
         (
             "",
-            "no command given; valid: train, resume, eval, play, record, report, recipes, bench, study (redline --help)",
+            "no command given; valid: train, resume, eval, play, record, report, recipes, bench, study",
         ),
         ("trian CartPole-v1", "unknown command 'trian': did you mean 'train'?"),
         ("--verson", "unknown option '--verson': valid: train, "),
