@@ -18,6 +18,7 @@ from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.crew.slots import Slots
 from redline.runtime.crew.weights import WeightStore, byte_views
 from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.memory import keep_freed_memory
 from redline.runtime.parts import build_network, shares_of
 from redline.runtime.plan import first_seed
 from redline.types import Spec
@@ -52,6 +53,7 @@ class ActorJob:
 
     def run(self, port: Port) -> None:
         """Fill the slots whose numbers come, each with the newest weights, until the run ends."""
+        keep_freed_memory()
         network = ActingNetwork(self.experiment, self.spec, self._algorithm().network_kind)
         actor = self._make_actor(network)
         waited = 0.0
