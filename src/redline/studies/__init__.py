@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from redline.studies.lag import lag
 from redline.studies.result import Options, Result
+from redline.studies.speedup import speedup
 from redline.types import UserError
 
-STUDIES: dict[str, Callable[[Options], Result]] = {"lag": lag}
+STUDIES: dict[str, Callable[[Options], Result]] = {"lag": lag, "a3c-speedup": speedup}
 
 
 def find(name: str) -> Callable[[Options], Result]:
