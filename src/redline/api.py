@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -309,9 +310,15 @@ def evaluate(
 
 
 def record(
-    run: str | Path, episodes: int = 1, *, which: Which = "latest", seed: int = 0, folder: str = "runs"
+    run: str | Path,
+    episodes: int = 1,
+    *,
+    which: Which = "latest",
+    seed: int = 0,
+    folder: str = "runs",
+    most: int | None = None,
 ) -> Path:
-    """Film whole episodes into the run's ``videos/`` and return the mp4's path."""
+    """Film whole episodes (or their first ``most`` pictures) into the run's ``videos/``; return the mp4's path."""
     import imageio.v2 as imageio  # late: only films need it
 
     found = RunFolder.open(run, base=folder)
@@ -327,13 +334,20 @@ def record(
                 f"{policy.spec.name} draws no pictures (it renders nothing as rgb_array), so it cannot be filmed"
             )
         pictures.append(_even(picture))
+        if len(pictures) == most:
+            raise _FilmFull
 
-    play_episodes(
-        policy.experiment, policy.algorithm, policy.network, episodes, seed, after_step=film, num_envs=1
-    )
+    with contextlib.suppress(_FilmFull):
+        play_episodes(
+            policy.experiment, policy.algorithm, policy.network, episodes, seed, after_step=film, num_envs=1
+        )
     fps = 60 // policy.spec.action_repeat if family_of(policy.spec.name) == "atari" else 30
     imageio.mimwrite(path, pictures, fps=fps, macro_block_size=1)  # type: ignore[arg-type]
     return path
+
+
+class _FilmFull(Exception):
+    """Enough pictures."""
 
 
 def _even(picture: np.ndarray) -> np.ndarray:

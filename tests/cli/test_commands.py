@@ -54,6 +54,16 @@ def test_train_tells_rules_progress_and_what_comes_next(
     assert "unroll: 16" in config
 
 
+@pytest.mark.parametrize("film", [True, False])
+def test_the_report_shows_the_agent_unless_told_not_to(
+    folder: Path, capsys: pytest.CaptureFixture[str], film: bool
+) -> None:
+    words = f"train CartPole-v1 --name filmed --plain --steps 512 {'' if film else '--no-film'}"
+    output(words, capsys)
+    assert len(list((folder / "runs/filmed/videos").glob("*.mp4"))) == film
+    assert ("<video" in (folder / "runs/filmed/report.html").read_text()) == film
+
+
 def test_a_config_can_be_run_again_with_changes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = f"runs/{RUN}/config.yaml"
     shown = output(

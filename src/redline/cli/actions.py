@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import runpy
 import sys
@@ -36,6 +37,8 @@ from redline.reports.compare import compare_report
 from redline.reports.html import write_report
 from redline.runs.folder import RunFolder
 from redline.types import Observer, UserError
+
+FILM = 900  # pictures of the film at a run's end: a minute of Atari, half of one elsewhere
 
 
 def run(command: Command) -> int:
@@ -83,6 +86,8 @@ def train(command: Train) -> int:
             config=command.config,
             observer=observer(command.plain),
         )
+        if not command.no_film:
+            _film(done)
         _tell(done, command.folder)
     return 0
 
@@ -203,6 +208,15 @@ def observer(plain: bool) -> Observer:
     if plain or not utf8 or not console.is_terminal or console.is_dumb_terminal:
         return PlainLines()
     return LiveScreen(console)
+
+
+def _film(done: api.Run) -> None:
+    """Film the start of an episode for the report, where the environment can draw itself."""
+    with contextlib.suppress(
+        UserError, ImportError, OSError
+    ):  # no pictures, no encoder: the report does without
+        api.record(done.path, most=FILM)
+        write_report(done.path)
 
 
 def _tell(done: api.Run, folder: str) -> None:

@@ -127,6 +127,9 @@ class Train:
         ),
     ] = None
     wandb: Annotated[bool, arg(help="Log to Weights & Biases too.", help_behavior_hint="")] = False
+    no_film: Annotated[
+        bool, arg(help="Film no episode for the report at the end.", help_behavior_hint="")
+    ] = False
     plain: Plain = False
     debug: Debug = False
 
