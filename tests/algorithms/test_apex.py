@@ -141,3 +141,27 @@ def test_bad_numbers_are_refused_with_the_value() -> None:
     for change in ({"batch": 0}, {"gamma": 1.5}, {"target_every_updates": 0}, {"epsilon_base": 2.0}):
         with pytest.raises(ValueError, match=str(next(iter(change.values())))):
             replace(ApexConfig(), **change)
+
+
+def test_actors_say_which_of_the_runs_environments_they_act_for() -> None:
+    seen: list[list[float]] = []
+
+    class Watching(Apex):
+        def epsilons(self, x: ActInput) -> torch.Tensor:
+            seen.append(super().epsilons(x).tolist())
+            return torch.tensor(seen[-1])
+
+    groups = [make(EnvironmentConfig("redline/Catch-v0"), count) for count in (2, 1)]
+    try:
+        from redline import networks
+        from redline.networks.config import NetworkConfig
+
+        algorithm = Watching(ApexConfig(), groups[0].spec)
+        network = networks.build(groups[0].spec, NetworkConfig(hidden=(16,)), "q")
+        unroll = allocate(algorithm, network, groups[0].spec, 1, 3)
+        Actor(groups, algorithm, network, seed=0, first_environment=4, num_envs=8).collect(unroll, 0, 0)
+    finally:
+        for group in groups:
+            group.close()
+    assert [len(part) for part in seen] == [2, 1]
+    assert [x for part in seen for x in part] == pytest.approx([0.01024, 0.004096, 0.0016384], rel=1e-6)

@@ -38,7 +38,7 @@ def collected(learner: Any, *, lagging: bool) -> Unroll:
 def test_without_lag_appo_is_ppo(around: Any) -> None:
     learners = [make_learner("actor_critic") for _ in range(2)]
     unroll = collected(learners[0], lagging=False)
-    numbers = {**ONCE, "epochs": 3, "minibatches": 2, "normalize_advantage": True}
+    numbers = {**ONCE, "epochs": 3, "minibatches": 2, "normalize_advantage": True, "value_clip": 0.05}
     PPO(PPOConfig(unroll=6, **numbers), SPEC).update(learners[0], unroll, 0.0)
     metrics = APPO(APPOConfig(unroll=6, around=around, **numbers), SPEC).update(learners[1], unroll, 0.0)
     assert learners[1].version == 6
