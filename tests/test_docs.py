@@ -19,6 +19,7 @@ from redline.algorithms.async_q import AsyncQConfig
 from redline.algorithms.dqn import DQNConfig
 from redline.algorithms.impala import IMPALAConfig
 from redline.algorithms.ppo import PPOConfig
+from redline.architectures.config import ParallelConfig
 from redline.cli.parse import parse
 from redline.environments.config import EnvironmentConfig
 from redline.learners.config import LearnerConfig
@@ -38,6 +39,7 @@ OWNERS = {
     "learner": (LearnerConfig,),
     "sampler": (SamplerConfig,),
     "replay": (ReplayConfig,),
+    "parallel": (ParallelConfig,),
     "run": (RunConfig,),
 }
 EXCEPT = {"algorithm.beta", "algorithm.gama"}  # the worked example's own; a mistake shown
