@@ -184,15 +184,19 @@ def train(
       recipe: its name (``redline recipes`` lists them); without one, PPO in the variant for the environment.
       steps: agent steps (not frames).   seed: of everything.   num_envs: environments stepped together.
       device: ``cpu``, ``cuda`` or ``auto``.   overrides: ``a.b=c`` strings, as ``--set`` on the command line.
-      options: ``name`` of the run, ``folder`` it lies in (``runs``), ``observer``, ``config`` (a config.yaml to rerun).
+      options: ``architecture`` and ``runtime`` (who does what, and where: ``redline show`` lists the former),
+        ``name`` of the run, ``folder`` it lies in (``runs``), ``observer``, ``config`` (a config.yaml to rerun).
 
     Raises:
       UserError: something asked for does not exist.   RunError: the run could not go on.   Interrupted: checkpointed.
     """
-    unknown = set(options) - {"name", "folder", "observer", "config"}
+    unknown = set(options) - {"architecture", "runtime", "name", "folder", "observer", "config"}
     if unknown:
-        raise UserError(f"train has no option {min(unknown)!r}: name, folder, observer and config are left")
+        raise UserError(
+            f"train has no option {min(unknown)!r}: architecture, runtime, name, folder, observer and config are left"
+        )
     shorthand = {"run.steps": steps, "run.seed": seed, "sampler.num_envs": num_envs, "learner.device": device}
+    shorthand |= {f"parallel.{name}": options.get(name) for name in ("architecture", "runtime")}
     settings = [f"{key}={value}" for key, value in shorthand.items() if value is not None]
     experiment = make_experiment(
         environment, recipe, config=options.get("config"), overrides=[*settings, *overrides]

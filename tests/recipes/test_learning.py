@@ -8,6 +8,8 @@ import pytest
 
 import redline
 
+ONE_LOOP = "parallel.architecture=synchronous"  # for recipes that have actors: one seed, one result
+
 
 def train(environment: str, recipe: str, steps: int, folder: Path, *overrides: str) -> redline.Run:
     quiet = ["run.tensorboard=false", *overrides]
@@ -72,12 +74,14 @@ def test_ppo_moves_a_continuous_body(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "steps"), [("impala", 100_000), ("appo", 60_000)])
 def test_corrected_actor_critics_balance_the_pole(recipe: str, steps: int, tmp_path: Path) -> None:
-    assert train("CartPole-v1", recipe, steps, tmp_path).evaluate(20).mean_return >= 400
+    run = train("CartPole-v1", recipe, steps, tmp_path, ONE_LOOP)
+    assert run.evaluate(20).mean_return >= 400
 
 
 @pytest.mark.slow
 def test_recurrent_impala_recalls_what_no_feed_forward_policy_can(tmp_path: Path) -> None:
-    assert train("redline/Recall-v0", "impala_lstm", 150_000, tmp_path).evaluate(100).mean_return >= 0.9
+    run = train("redline/Recall-v0", "impala_lstm", 150_000, tmp_path, ONE_LOOP)
+    assert run.evaluate(100).mean_return >= 0.9
 
 
 @pytest.mark.slow

@@ -54,7 +54,9 @@ def impala(runtime: str, copies: int) -> list[str]:
 def test_actors_beside_a_learner_equal_one_loop(tmp_path: Path, task: str, runtime: str, copies: int) -> None:
     if runtime == "processes" and copies == 1:
         pytest.skip("two processes show it; one shows nothing more")
-    alone, counted = weights(tmp_path / "alone", task, f"sampler.shards={copies}")
+    alone, counted = weights(
+        tmp_path / "alone", task, "parallel.architecture=synchronous", f"sampler.shards={copies}"
+    )
     beside, counted_beside = weights(tmp_path / "beside", task, *impala(runtime, copies))
     assert torch.equal(alone, beside)
     assert counted["steps"] == counted_beside["steps"]

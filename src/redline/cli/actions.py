@@ -25,6 +25,7 @@ from redline.cli.commands import (
     Record,
     Report,
     Resume,
+    Show,
     Study,
     Train,
     WrongUsage,
@@ -33,9 +34,11 @@ from redline.cli.figures import count, duration, number
 from redline.cli.live import LiveScreen
 from redline.cli.parse import nearest
 from redline.cli.plain import PlainLines
+from redline.cli.show import show
 from redline.reports.compare import compare_report
 from redline.reports.html import write_report
 from redline.runs.folder import RunFolder
+from redline.runtime.experiment import ALGORITHMS
 from redline.types import Observer, UserError
 
 FILM = 900  # pictures of the film at a run's end: a minute of Atari, half of one elsewhere
@@ -51,6 +54,7 @@ def run(command: Command) -> int:
         Record: record,
         Report: report,
         Recipes: list_recipes,
+        Show: show,
         Bench: bench,
         Study: study,
     }
@@ -80,6 +84,8 @@ def train(command: Train) -> int:
             seed=seed,
             num_envs=command.num_envs,
             device=command.device,
+            architecture=command.architecture,
+            runtime=command.runtime,
             overrides=overrides,
             name=name,
             folder=command.folder,
@@ -145,18 +151,21 @@ def report(command: Report) -> int:
 def list_recipes(_command: Recipes) -> int:
     """Print the recipes and what each is."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("recipe", "algorithm", "agent steps", "environments", "what it is"):
+    for heading in ("recipe", "algorithm", "architecture", "agent steps", "environments", "what it is"):
         table.add_column(heading, no_wrap=heading != "what it is")
     for name, recipe in recipes.RECIPES.items():
         experiment = recipe()
-        algorithm = type(experiment.algorithm).__name__.removesuffix("Config")
+        algorithm = ALGORITHMS[type(experiment.algorithm)].name
         line = (recipe.__doc__ or "").strip().partition("\n")[0]
         environments = str(experiment.sampler.num_envs)
-        table.add_row(Text(name, style="bold"), algorithm, count(experiment.run.steps), environments, line)
+        steps, place = count(experiment.run.steps), experiment.parallel.architecture
+        table.add_row(Text(name, style="bold"), algorithm, place, steps, environments, line)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(
-        "\nredline train ENV --recipe NAME; without one, ppo in the variant that fits ENV", style="dim"
+        "\nredline train ENV --recipe NAME; without one, ppo in the variant that fits ENV. "
+        "redline show NAME draws an architecture.",
+        style="dim",
     )
     return 0
 

@@ -12,6 +12,7 @@ from redline.algorithms.appo import APPOConfig
 from redline.algorithms.async_q import AsyncQConfig
 from redline.algorithms.dqn import DQNConfig
 from redline.algorithms.impala import IMPALAConfig
+from redline.architectures.config import ParallelConfig
 from redline.learners.config import LearnerConfig
 from redline.networks.config import NetworkConfig
 from redline.replay.config import ReplayConfig
@@ -26,6 +27,7 @@ def impala() -> Experiment:
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
         learner=LearnerConfig(learning_rate=3e-3, anneal=True),
         sampler=SamplerConfig(num_envs=8),
+        parallel=ParallelConfig(architecture="impala"),
         run=RunConfig(steps=200_000),
     )
 
@@ -38,6 +40,7 @@ def impala_lstm() -> Experiment:
         network=NetworkConfig(hidden=(64,), activation="tanh", core="lstm", core_size=64),
         learner=LearnerConfig(learning_rate=3e-3),
         sampler=SamplerConfig(num_envs=16),
+        parallel=ParallelConfig(architecture="impala"),
         run=RunConfig(steps=300_000),
     )
 
@@ -60,6 +63,7 @@ def impala_atari() -> Experiment:
             reward="clip",
         ),
         sampler=SamplerConfig(num_envs=32),  # in one process: the paper's batch
+        parallel=ParallelConfig(architecture="impala"),
         run=RunConfig(steps=50_000_000),  # agent steps: the paper's 200M frames
     )
 
@@ -74,6 +78,7 @@ def appo() -> Experiment:
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
         learner=LearnerConfig(learning_rate=1e-3, anneal=True),
         sampler=SamplerConfig(num_envs=8),
+        parallel=ParallelConfig(architecture="impala"),
         run=RunConfig(steps=100_000),
     )
 
@@ -91,6 +96,7 @@ def appo_atari() -> Experiment:
         network=NetworkConfig(torso="nature"),
         learner=LearnerConfig(learning_rate=2.5e-4, anneal=True, reward="clip"),
         sampler=SamplerConfig(num_envs=32),
+        parallel=ParallelConfig(architecture="impala"),
         run=RunConfig(steps=10_000_000),
     )
 
