@@ -6,40 +6,32 @@ rounding read and write the same buffers again and again. Needs Numba; ``torch.o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from redline.ops.compiled import jit
+
 BLOCK = 4096  # squares summed in f32 before they join the f64 total
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the GIL, sums in vector lanes; cached on disk where some folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # "no locator available": neither beside the file nor in the user's cache folder
-        return numba.njit(**options)(function)
-
-
-@_jit
+@jit
 def _widen(bits: Any) -> Any:
     """Bits u16 of a bf16 -> the same number as f32."""
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
-@_jit
+@jit
 def _round(number: Any) -> Any:
     """A f32 -> bits u16 of the nearest bf16, ties to even. NaNs stay NaNs: theirs are bf16's or the processor's."""
     bits = np.float32(number).view(np.uint32)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@_jit
+@jit
 def _add(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> float:
     """``out`` f32[N] = ``first`` + ``second`` (bf16 as u16[N]); returns the sum of its squares."""
     total = 0.0
@@ -59,7 +51,7 @@ def _add(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> float:
     return total
 
 
-@_jit
+@jit
 def _adam(
     weights: np.ndarray,
     gradient: np.ndarray,

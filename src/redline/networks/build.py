@@ -19,7 +19,7 @@ from redline.networks.cores import Core
 from redline.networks.layers import Dense, Head, scale_gradient
 from redline.networks.normalizer import ObservationNormalizer
 from redline.networks.observations import Part, parts
-from redline.networks.torsos import Torso, check_torso, policy_value_torso
+from redline.networks.torsos import SeparateDense, Torso, check_torso, policy_value_torso
 from redline.ops import distributions
 from redline.types import Output, Spec, Tree, UserError, tree_leaves
 
@@ -115,14 +115,18 @@ class ActorCritic(nn.Module):
     def forward(self, observation: Tree, state: Tree, reset: Tensor) -> tuple[Output, Tree]:
         """Observation [T, B, ...], state [B, ...] or None, reset bool[T, B] -> output [T, B, ...], next state."""
         time, batch = next(tree_leaves(observation)).shape[:2]
-        for_policy, for_value = self.torso(self.observer.prepare(observation))
-        if self.core is not None:
-            through, state = self.core(for_policy.view(time, batch, -1), state, reset)
-            for_policy = for_value = through.flatten(0, 1)
-        policy = self.policy(for_policy)
+        inputs = self.observer.prepare(observation)
+        if isinstance(self.torso, SeparateDense) and self.torso.dense.one_node:
+            policy, value = self.torso.dense.with_heads(inputs[0], self.policy, self.value)
+        else:
+            for_policy, for_value = self.torso(inputs)
+            if self.core is not None:
+                through, state = self.core(for_policy.view(time, batch, -1), state, reset)
+                for_policy = for_value = through.flatten(0, 1)
+            policy, value = self.policy(for_policy), self.value(for_value)
         if self.log_std is not None:
             policy = torch.cat([policy, self.log_std.float().expand_as(policy)], -1)
-        return Output(policy.view(time, batch, -1), self.value(for_value).view(time, batch)), state
+        return Output(policy.view(time, batch, -1), value.view(time, batch)), state
 
 
 class ActionValue(nn.Module):

@@ -1,7 +1,7 @@
 """The learner's precision, measured: bf16 is native to processors that multiply it slower than f32.
 
-The very network acts and learns in both, with the weights laid out as the learner lays them out. The two take turns, and
-the least processor time of each counts, so that what else the machine does at that moment hardly matters.
+The very network acts and learns in both, its weights laid out as the learner lays them out. The two take turns, and the
+least processor time of each counts, so that what else the machine does at that moment hardly matters.
 """
 
 from __future__ import annotations
