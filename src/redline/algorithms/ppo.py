@@ -17,7 +17,7 @@ from torch import Tensor
 from redline.algorithms import on_policy
 from redline.algorithms.on_policy import ActorCritic, Samples
 from redline.ops import distributions
-from redline.ops.ppo import categorical_ppo_loss, ppo_loss
+from redline.ops.ppo import categorical_ppo_loss, categorical_ppo_slopes, ppo_loss
 from redline.ops.returns import episode_ends, gae
 from redline.types import Metrics, Spec, Unroll
 
@@ -104,20 +104,38 @@ class PPO(ActorCritic):
             return batch
 
         parts = learner.split(index)
-        return learner.step(
-            self.loss, [partial(make, part) for part in parts], [len(p) / len(index) for p in parts]
-        )
+        made, shares = [partial(make, part) for part in parts], [len(p) / len(index) for p in parts]
+        own = getattr(self.loss, "__func__", None) is PPO.loss  # a loss put in its place has other gradients
+        return learner.step(self.loss, made, shares, direct=self.gradients if own else None)
 
     def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
         """Scalar loss and metrics (left on the device) of samples [T, N] with normalised advantages."""
-        config = self.config
         output, _ = network(batch.observation, batch.state, batch.reset)
         parameters, value = output.policy.float(), output.value.float()
-        costs: dict[str, Any] = {
+        if isinstance(self.distribution, distributions.Categorical):
+            return categorical_ppo_loss(parameters, value, batch, **self._costs())
+        return ppo_loss(self.distribution, parameters, value, batch, **self._costs())
+
+    def gradients(
+        self, network: Any, batch: Samples, share: float
+    ) -> tuple[tuple[Tensor, ...], Metrics] | None:
+        """Gradients of ``share`` times ``loss`` by the network's own closed form, where it has one; and metrics."""
+        if not isinstance(self.distribution, distributions.Categorical):
+            return None
+        direct = network.closed_form()
+        if direct is None:
+            return None
+        policy, value = direct.forward(network.observer.prepare(batch.observation)[0])
+        flat = (policy.view(*batch.action.shape, -1), value.view(batch.action.shape))
+        metrics, for_policy, for_value = categorical_ppo_slopes(*flat, batch, **self._costs())
+        if share != 1.0:
+            for_policy, for_value = for_policy.mul_(share), for_value.mul_(share)
+        return direct.backward(for_policy.view(policy.shape), for_value.view(value.shape)), metrics
+
+    def _costs(self) -> dict[str, Any]:
+        config = self.config
+        return {
             "value_cost": config.value_cost,
             "entropy_cost": config.entropy_cost,
             "value_clip": config.value_clip,
         }
-        if isinstance(self.distribution, distributions.Categorical):
-            return categorical_ppo_loss(parameters, value, batch, **costs)
-        return ppo_loss(self.distribution, parameters, value, batch, **costs)

@@ -19,6 +19,7 @@ from redline.networks.cores import Core
 from redline.networks.layers import Dense, Head, scale_gradient
 from redline.networks.normalizer import ObservationNormalizer
 from redline.networks.observations import Part, parts
+from redline.networks.tanh import PolicyValue
 from redline.networks.torsos import SeparateDense, Torso, check_torso, policy_value_torso
 from redline.ops import distributions
 from redline.types import Output, Spec, Tree, UserError, tree_leaves
@@ -112,12 +113,23 @@ class ActorCritic(nn.Module):
         """Merge observations [T, B, ...] into the running statistics, if there are any."""
         self.observer.update_normalizer(observation)
 
+    def closed_form(self) -> PolicyValue | None:
+        """Policy and value without a graph, where the gradients are written down; None where autograd must find them.
+
+        Its gradients are in the order of ``parameters()``; it takes what ``observer.prepare`` gives.
+        """
+        return self._direct() if self.log_std is None else None
+
+    def _direct(self) -> PolicyValue | None:
+        plain = isinstance(self.torso, SeparateDense) and self.core is None and self.torso.dense.one_node
+        return cast(SeparateDense, self.torso).dense.with_heads(self.policy, self.value) if plain else None
+
     def forward(self, observation: Tree, state: Tree, reset: Tensor) -> tuple[Output, Tree]:
         """Observation [T, B, ...], state [B, ...] or None, reset bool[T, B] -> output [T, B, ...], next state."""
         time, batch = next(tree_leaves(observation)).shape[:2]
         inputs = self.observer.prepare(observation)
-        if isinstance(self.torso, SeparateDense) and self.torso.dense.one_node:
-            policy, value = self.torso.dense.with_heads(inputs[0], self.policy, self.value)
+        if (direct := self._direct()) is not None:
+            policy, value = direct.outputs(inputs[0])
         else:
             for_policy, for_value = self.torso(inputs)
             if self.core is not None:

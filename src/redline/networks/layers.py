@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from redline.networks.tanh import tanh_layers, tanh_policy_value
+from redline.networks.tanh import PolicyValue, tanh_layers
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
@@ -61,10 +61,9 @@ class Dense(nn.Module):
         weight = self.weight0
         return weight.device.type == "cpu" and compute_dtype(weight) == torch.float32
 
-    def with_heads(self, x: Tensor, policy: nn.Linear, value: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Of two copies with ``one_node``: x [N, inputs] -> policy f32[N, P] of copy 0, value f32[N, 1] of copy 1."""
-        h = x.float().expand(2, *x.shape)
-        return tanh_policy_value(h, self._all("weight"), self._all("bias"), policy, value)
+    def with_heads(self, policy: nn.Linear, value: nn.Linear) -> PolicyValue:
+        """Of two copies with ``one_node``: policy from copy 0 and value from copy 1, by one computation."""
+        return PolicyValue(self._all("weight"), self._all("bias"), policy, value)
 
     def _all(self, name: str) -> list[Tensor]:
         return [getattr(self, f"{name}{layer}") for layer in range(self.depth)]

@@ -23,14 +23,43 @@ def tanh_layers(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) 
     return _outputs(x, weights, biases)[-1]
 
 
-def tanh_policy_value(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], policy: nn.Linear, value: nn.Linear
-) -> tuple[Tensor, Tensor]:
-    """``tanh_layers`` with C = 2, then the heads: policy f32[N, P] from copy 0, value f32[N, 1] from copy 1."""
-    heads = (policy.weight, policy.bias, value.weight, value.bias)
-    if torch.is_grad_enabled():
-        return _LayersAndHeads.apply(x, *weights, *biases, *heads)
-    return _apply_heads(_outputs(x, weights, biases)[-1], heads)
+class PolicyValue:
+    """Two stacks of tanh layers with a head each, computed forward and back without a graph.
+
+    Copy 0 of weights [2, inputs, units] and biases [2, 1, units], by layer, carries the policy; copy 1 the value.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], policy: nn.Linear, value: nn.Linear
+    ) -> None:
+        self.weights, self.biases = weights, biases
+        self.heads = (policy.weight, policy.bias, value.weight, value.bias)
+        self._x: Tensor | None = None
+        self._outputs: list[Tensor] = []
+
+    def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x f32[N, inputs] -> policy f32[N, P], value f32[N, 1]; differentiable where gradients are on."""
+        h = x.expand(2, *x.shape)
+        if torch.is_grad_enabled():
+            return _LayersAndHeads.apply(h, *self.weights, *self.biases, *self.heads)
+        return _apply_heads(_outputs(h, self.weights, self.biases)[-1], self.heads)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``outputs``, without a graph; what ``backward`` needs is kept."""
+        self._x = x.expand(2, *x.shape)
+        self._outputs = _outputs(self._x, self.weights, self.biases)
+        return _apply_heads(self._outputs[-1], self.heads)
+
+    @torch.no_grad()
+    def backward(self, for_policy: Tensor, for_value: Tensor) -> tuple[Tensor, ...]:
+        """Slopes of a loss in the outputs of ``forward`` -> its gradients: weights and biases layer by layer, heads."""
+        assert self._x is not None, "forward comes first"
+        grad, for_heads = _through_heads(for_policy, for_value, self._outputs[-1], self.heads)
+        _, *layers = _through_layers(grad, self._x, self.weights, self._outputs, False)
+        depth = len(self.weights)
+        pairs = zip(layers[:depth], layers[depth:], strict=True)
+        return tuple(gradient for pair in pairs for gradient in pair if gradient is not None) + for_heads
 
 
 def _outputs(h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
@@ -44,6 +73,17 @@ def _outputs(h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> 
 
 def _apply_heads(top: Tensor, heads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return functional.linear(top[0], heads[0], heads[1]), functional.linear(top[1], heads[2], heads[3])
+
+
+def _through_heads(
+    for_policy: Tensor, for_value: Tensor, top: Tensor, heads: Sequence[Tensor]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Gradient of the last layer's output, and those of the heads."""
+    grad = torch.empty_like(top)
+    torch.mm(for_policy, heads[0], out=grad[0])
+    torch.mm(for_value, heads[2], out=grad[1])
+    policy = (for_policy.t().mm(top[0]), for_policy.sum(0))
+    return grad, (*policy, for_value.t().mm(top[1]), for_value.sum(0))
 
 
 def _through_layers(
@@ -84,21 +124,17 @@ class _Layers(torch.autograd.Function):
 class _LayersAndHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        *layers, _, _, _, _ = parameters
-        heads, depth = parameters[-4:], len(layers) // 2
+        layers, heads = parameters[:-4], parameters[-4:]
+        depth = len(layers) // 2
         outputs = _outputs(x, layers[:depth], layers[depth:])
-        ctx.save_for_backward(x, heads[0], heads[2], *layers[:depth], *outputs)
+        ctx.save_for_backward(x, *heads, *layers[:depth], *outputs)
         return _apply_heads(outputs[-1], heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, for_policy: Tensor, for_value: Tensor) -> tuple[Tensor | None, ...]:
-        x, policy, value, *saved = ctx.saved_tensors
-        depth = len(saved) // 2
-        top = saved[-1]
-        grad = torch.empty_like(top)
-        for_heads: list[Tensor] = []
-        for copy, (slope, weight) in enumerate(((for_policy, policy), (for_value, value))):
-            torch.mm(slope, weight, out=grad[copy])
-            for_heads += [slope.t().mm(top[copy]), slope.sum(0)]
-        return *_through_layers(grad, x, saved[:depth], saved[depth:], ctx.needs_input_grad[0]), *for_heads
+        x, *saved = ctx.saved_tensors
+        heads, layers = saved[:4], saved[4:]
+        depth = len(layers) // 2
+        grad, for_heads = _through_heads(for_policy, for_value, layers[-1], heads)
+        return *_through_layers(grad, x, layers[:depth], layers[depth:], ctx.needs_input_grad[0]), *for_heads

@@ -6,7 +6,6 @@ Schulman et al. 2017, arXiv 1707.06347, equation 9: the clipped surrogate, a val
 from __future__ import annotations
 
 import functools
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,7 +79,28 @@ def categorical_ppo_loss(
                 f"{name} has shape {list(shape)} with values {list(value.shape)} and logits {list(logits.shape)}"
             )
     total, means = _CategoricalObjective.apply(logits, value, samples, value_cost, entropy_cost, value_clip)
-    return total, dict(zip(METRICS, means.unbind(), strict=True))
+    return total, _named(means)
+
+
+def categorical_ppo_slopes(
+    logits: Tensor,
+    value: Tensor,
+    samples: Samples,
+    *,
+    value_cost: float,
+    entropy_cost: float,
+    value_clip: float | None = None,
+) -> tuple[Metrics, Tensor, Tensor]:
+    """Metrics of ``categorical_ppo_loss``, and its slopes f32[..., A] in the logits and f32[...] in the values.
+
+    Without a graph. The caller sees to the shapes, which ``categorical_ppo_loss`` checks.
+    """
+    means, for_logits, for_value = _slopes(logits, value, samples, value_cost, entropy_cost, value_clip)
+    return _named(means), for_logits, for_value
+
+
+def _named(means: Tensor) -> Metrics:
+    return dict(zip(METRICS, means.unbind(), strict=True))
 
 
 class _CategoricalObjective(torch.autograd.Function):
@@ -96,9 +116,7 @@ class _CategoricalObjective(torch.autograd.Function):
         entropy_cost: float,
         value_clip: float | None,
     ) -> tuple[Tensor, Tensor]:
-        kernel = _kernel() if logits.device.type == "cpu" else None
-        compute = _in_torch if kernel is None else partial(_in_rows, kernel)
-        means, for_logits, for_value = compute(logits, value, samples, value_cost, entropy_cost, value_clip)
+        means, for_logits, for_value = _slopes(logits, value, samples, value_cost, entropy_cost, value_clip)
         ctx.save_for_backward(for_logits, for_value)
         policy_mean, error_mean, entropy_mean, _, _ = means.unbind()
         total = policy_mean.add(error_mean, alpha=value_cost).sub_(entropy_mean, alpha=entropy_cost)
@@ -112,6 +130,14 @@ class _CategoricalObjective(torch.autograd.Function):
         return grad * for_logits, grad * for_value, None, None, None, None
 
 
+def _slopes(logits: Tensor, value: Tensor, samples: Samples, *numbers: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Means f32[5] in the order of ``METRICS``, and the mean objective's slopes in logits and value."""
+    kernel = _kernel() if logits.device.type == "cpu" else None
+    if kernel is None:
+        return _in_torch(logits, value, samples, *numbers)
+    return _in_rows(kernel, logits, value, samples, *numbers)
+
+
 def _in_torch(
     logits: Tensor,
     value: Tensor,
@@ -120,7 +146,6 @@ def _in_torch(
     entropy_cost: float,
     value_clip: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Means f32[5] in the order of ``METRICS``, and the mean objective's slopes in logits and value."""
     illegal = None if samples.action_mask is None else ~samples.action_mask
     log_probs = (logits if illegal is None else logits.masked_fill(illegal, ILLEGAL)).log_softmax(-1)
     action = samples.action.unsqueeze(-1)
@@ -146,7 +171,7 @@ def _in_rows(
     entropy_cost: float,
     value_clip: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by ``kernel``, ``compiled.categorical_objective``."""
+    """By ``compiled.categorical_objective``."""
     if samples.action_mask is not None:
         logits = logits.masked_fill(~samples.action_mask, ILLEGAL)
     columns = (samples.action, samples.log_prob, samples.advantage, samples.target, samples.value)
