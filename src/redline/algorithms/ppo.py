@@ -7,7 +7,7 @@ for (Andrychowicz et al. 2021 found it hurts).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -97,9 +97,10 @@ class PPO(ActorCritic):
             moments = mean, std.add_(1e-8)
 
         def make(part: Tensor) -> Samples:
-            batch = samples.take(part)
+            # All samples at once are taken as they lie: in a mean their order is nothing.
+            batch = replace(samples) if len(part) == samples.columns else samples.take(part)
             if moments is not None:
-                batch.advantage = batch.advantage.sub_(moments[0]).div_(moments[1])
+                batch.advantage = batch.advantage.sub(moments[0]).div_(moments[1])
             batch.clip = learner.scalar(self.clip)
             return batch
 

@@ -22,6 +22,43 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @jit
+def tanh(numbers: np.ndarray) -> None:
+    """f32[N] becomes its tanh, to within 3e-7: a rational function on [-9, 9], with Eigen's coefficients; NaNs stay."""
+    f = np.float32
+    for i in range(len(numbers)):
+        x = numbers[i]
+        x = f(-9.0) if x < f(-9.0) else x
+        x = f(9.0) if x > f(9.0) else x
+        s = x * x
+        above = s * f(-2.76076847742355e-16) + f(2.00018790482477e-13)
+        above = above * s + f(-8.60467152213735e-11)
+        above = above * s + f(5.12229709037114e-08)
+        above = above * s + f(1.48572235717979e-05)
+        above = above * s + f(6.37261928875436e-04)
+        above = above * s + f(4.89352455891786e-03)
+        below = s * f(1.19825839466702e-06) + f(1.18534705686654e-04)
+        below = below * s + f(2.26843463243900e-03)
+        below = below * s + f(4.89352518554385e-03)
+        numbers[i] = x * above / below
+
+
+@jit
+def categorical_sample(
+    logits: np.ndarray, noise: np.ndarray, action: np.ndarray, log_prob: np.ndarray
+) -> None:
+    """Draw ``action`` i64[N] from ``logits`` f32[N, A] by ``noise`` f32[N, A] ~ Exp(1), and its ``log_prob`` f32[N]."""
+    logs = np.empty(logits.shape[1], np.float32)
+    for i in range(len(action)):
+        _log_softmax(logits[i], logs)
+        best, chosen = logits[i, 0] - np.log(noise[i, 0]), 0
+        for j in range(1, len(logs)):
+            lifted = logits[i, j] - np.log(noise[i, j])
+            if lifted > best:
+                best, chosen = lifted, j
+        action[i], log_prob[i] = chosen, logs[chosen]
+
+
+@jit
 def _log_softmax(row: np.ndarray, out: np.ndarray) -> None:
     """``out`` f32[A] = log softmax of ``row`` f32[A]."""
     top = row[0]
