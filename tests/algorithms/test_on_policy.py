@@ -14,6 +14,7 @@ from redline.algorithms.a2c import A2C, A2CConfig
 from redline.algorithms.on_policy import Samples
 from redline.algorithms.ppo import PPO, PPOConfig
 from redline.networks.config import NetworkConfig
+from redline.networks.layers import Dense
 from redline.types import ActInput
 from tests.algorithms.helpers import SPEC, make_learner, make_unroll
 
@@ -135,21 +136,21 @@ def test_bad_numbers_are_refused_with_the_value() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("minibatches", [1, 3])
-def test_gradients_written_down_are_autograds(threads: int, masked: bool, minibatches: int) -> None:
-    class ByAutograd(PPO):
-        def loss(self, network, batch: Samples):  # type: ignore[no-untyped-def]
-            return super().loss(network, batch)
-
+def test_gradients_written_down_are_autograds(
+    threads: int, masked: bool, minibatches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = PPOConfig(unroll=6, epochs=1, minibatches=minibatches, value_clip=0.1)
     unroll, found = make_unroll(), []
     if masked:
         unroll.action_mask = torch.rand(7, 2, 4) < 0.5
         unroll.action_mask[:6].scatter_(-1, unroll.action[..., None], True)
-    for kind in (PPO, ByAutograd):
+    for one_node in (True, False):
+        if not one_node:  # layer by layer, every operation a node of autograd's
+            monkeypatch.setattr(Dense, "one_node", False)
         learner = make_learner("actor_critic", max_grad_norm=None, threads=threads)
         gradients, step = [], learner._apply
         learner._apply = lambda each, step=step, all=gradients: (all.extend(each), step(each))[1]  # type: ignore[method-assign,misc]
-        metrics = kind(config, SPEC).update(learner, unroll, 0.0)
+        metrics = PPO(config, SPEC).update(learner, unroll, 0.0)
         found.append((gradients, metrics, learner.flat))
     (direct, measured, weights), (graph, expected, wanted) = found
     assert len(direct) == len(graph) == threads * minibatches
