@@ -69,13 +69,20 @@ class PPO(ActorCritic):
         samples, about = self.samples(learner, unroll)
         history: list[Metrics] = []
         for _ in range(config.epochs):
-            order = torch.randperm(samples.columns, generator=learner.generator).to(samples.action.device)
+            order = self._order(learner, samples)
             history += [
                 self._minibatch(learner, samples, index) for index in order.tensor_split(config.minibatches)
             ]
             if config.target_kl is not None and float(history[-1]["approximate_kl"]) > 1.5 * config.target_kl:
                 break
-        return {name: sum(m[name] for m in history) / len(history) for name in history[0]} | about
+        return _means(history) | about
+
+    def _order(self, learner: Any, samples: Samples) -> Tensor:
+        """The samples of one epoch, i64[N]: shuffled, unless all are in one minibatch, a mean with no order."""
+        device = samples.action.device
+        if self.config.minibatches == 1:
+            return torch.arange(samples.columns, device=device)
+        return torch.randperm(samples.columns, generator=learner.generator).to(device)
 
     def samples(self, learner: Any, unroll: Unroll) -> tuple[Samples, Metrics]:
         """What the epochs are made of: the unroll's samples with advantages and value targets, and metrics of them."""
@@ -93,11 +100,12 @@ class PPO(ActorCritic):
     def _minibatch(self, learner: Any, samples: Samples, index: Tensor) -> Metrics:
         moments: tuple[Tensor, Tensor] | None = None  # of the whole minibatch, whatever the shards
         if self.config.normalize_advantage and samples.advantage.shape[0] * len(index) > 1:
-            std, mean = torch.std_mean(samples.advantage.index_select(1, index))
+            all_of_it = len(index) == samples.columns
+            advantage = samples.advantage if all_of_it else samples.advantage.index_select(1, index)
+            std, mean = torch.std_mean(advantage)
             moments = mean, std.add_(1e-8)
 
         def make(part: Tensor) -> Samples:
-            # All samples at once are taken as they lie: in a mean their order is nothing.
             batch = replace(samples) if len(part) == samples.columns else samples.take(part)
             if moments is not None:
                 batch.advantage = batch.advantage.sub(moments[0]).div_(moments[1])
@@ -140,3 +148,8 @@ class PPO(ActorCritic):
             "entropy_cost": config.entropy_cost,
             "value_clip": config.value_clip,
         }
+
+
+def _means(history: list[Metrics]) -> Metrics:
+    """The means of metrics over minibatches: a stack of each, since many small sums would cost a minibatch's time."""
+    return {name: torch.stack([torch.as_tensor(m[name]) for m in history]).mean() for name in history[0]}
