@@ -177,6 +177,7 @@ class ReplayBatch:
     weight: Tensor  # f32[N] importance weights (1 for uniform replay)
     index: Tensor  # i64[N] for ``update_priorities``
     next_action_mask: Tensor | None = None  # bool[N, A]
+    next_values: Tensor | None = None  # f32[N, A] of the target network, where they were computed beforehand
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ReplayBatch:
         """The same batch with ``function`` applied to every tensor."""

@@ -111,19 +111,25 @@ class DQN:
     def update(self, learner: Any, batch: ReplayBatch) -> tuple[Metrics, Tensor]:
         """One optimiser step on a replay batch [N]; returns metrics and absolute TD errors f32[N] (new priorities)."""
         count = len(batch.reward)
-        parts = learner.split(torch.arange(count, device=batch.reward.device))
+        sizes = [len(part) for part in learner.split(torch.arange(count))]
         if self._loss is None:  # one object for the whole run: what a recorded step is known by
             self._loss = partial(self.loss, target=learner.target)
-        metrics = learner.step(
-            self._loss, [partial(_take, batch, p) for p in parts], [len(p) / count for p in parts]
-        )
+        parts = [partial(_piece, batch, sum(sizes[:k]), size) for k, size in enumerate(sizes)]
+        metrics = learner.step(self._loss, parts, [size / count for size in sizes])
         return metrics, metrics.pop("td_error").abs()
+
+    @torch.no_grad()
+    def next_values(self, target: Any, observation: Tree) -> Tensor:
+        """Action values f32[N, A] by the target network, which stays the same from one copy to the next."""
+        return _values(target, observation)
 
     def loss(self, network: Any, batch: ReplayBatch, target: Any) -> tuple[Tensor, Metrics]:
         """Weighted Huber loss and metrics (``td_error`` f32[N] among them) of transitions [N]."""
         values = _values(network, batch.observation)
         with torch.no_grad():
-            next_values = _values(target, batch.next_observation)
+            next_values = batch.next_values
+            if next_values is None:
+                next_values = self.next_values(target, batch.next_observation)
             if self.config.double:
                 online = _values(network, batch.next_observation)
                 backup = double_q_target(
@@ -154,5 +160,5 @@ def _values(network: Any, observation: Tree) -> Tensor:
     return output.policy[0].float()
 
 
-def _take(batch: ReplayBatch, index: Tensor) -> ReplayBatch:
-    return batch.map(lambda x: x.index_select(0, index))
+def _piece(batch: ReplayBatch, start: int, size: int) -> ReplayBatch:
+    return batch.map(lambda x: x[start : start + size])

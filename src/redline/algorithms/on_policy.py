@@ -105,8 +105,7 @@ def act(network: Any, distribution: Distribution, x: ActInput) -> tuple[dict[str
     parameters, value = output.policy[0].float(), output.value[0].float()
     if not x.explore:
         return {"action": distribution.mode(parameters, x.action_mask), "value": value}, state
-    action = distribution.sample(parameters, x.generator, x.action_mask)
-    log_prob = distribution.log_prob(parameters, action, x.action_mask)
+    action, log_prob = distribution.sample_log_prob(parameters, x.generator, x.action_mask)
     return {"action": action, "log_prob": log_prob, "value": value}, state
 
 

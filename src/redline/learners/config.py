@@ -23,7 +23,7 @@ class LearnerConfig:
         "raw"  # clip: to [-1, 1]; normalize: by the returns' deviation
     )
     device: str = "auto"  # cpu, cuda, cuda:N; auto: cuda where there is one
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 for images on processors that have it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster, measured
     threads: int = (
         0  # data-parallel gradient shards on the CPU; 0: chosen from the network's size and the cores
     )

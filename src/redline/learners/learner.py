@@ -25,6 +25,10 @@ from redline.learners.rewards import RewardTransform
 from redline.types import Interruption, Loss, Metrics
 
 Part = Callable[[], Any]  # makes the batch of one shard
+Gradients = tuple[tuple[Tensor, ...], Metrics]  # in the order of the network's parameters
+Direct = Callable[
+    [Any, Any, float], Gradients | None
+]  # (network, batch, share of the loss); None: by autograd
 Parallel = Callable[
     [Sequence[Callable[[], Any]]], list[Any]
 ]  # runs tasks side by side, returns their results
@@ -81,9 +85,8 @@ class Learner:
         self._parallel = parallel
         self._views = parameter_views(network, self.gradient)
         self._tiles = [tiles for tiles in cut_tiles(network, self.shards) if tiles]
-        # Where shards' gradients must be widened and weights rounded, torch's passes over memory add up.
-        many = len(self._tiles) > 1 and self.compute is not self.flat
-        self._fused = _fused() if many and config.optimizer == "adam" else None
+        # Torch's passes over memory add up, and for small networks its optimisers' upkeep does.
+        self._fused = _fused() if self.device.type == "cpu" and config.optimizer == "adam" else None
         self._optimizers: list[Any] = [self._make_optimizer(tiles) for tiles in self._tiles]
         self._graphed: dict[Any, Graphed] = {}
 
@@ -133,13 +136,20 @@ class Learner:
         """A number that changes during the run, as a loss may read it: a tensor where losses are recorded."""
         return torch.tensor(value, device=self.device) if self.graphs else value
 
-    def step(self, loss: Loss, parts: Sequence[Part], weights: Sequence[float] | None = None) -> Metrics:
+    def step(
+        self,
+        loss: Loss,
+        parts: Sequence[Part],
+        weights: Sequence[float] | None = None,
+        direct: Direct | None = None,
+    ) -> Metrics:
         """One optimiser step on the weighted mean of ``loss`` over ``parts`` (at most one part per shard).
 
         Args:
           loss: called as ``loss(network, batch)``; returns a scalar (a mean over its part) and metrics.
           parts: make the batches for ``loss``, each called on the thread that uses it.
           weights: share of each part, summing to 1 (default: equal), so uneven parts equal their union.
+          direct: the gradients of ``loss`` without autograd, where it can; the two must agree.
         Returns: metrics (scalars averaged over parts, vectors joined) and ``gradient_norm`` before clipping; tensors
           stay on the device.
         """
@@ -150,7 +160,10 @@ class Learner:
             self.version += 1
             return recorded(parts[0]())
         shares = weights or [1.0 / len(parts)] * len(parts)
-        tasks = [partial(self._differentiate, k, loss, part, shares[k]) for k, part in enumerate(parts)]
+        direct = None if self.config.compile else direct
+        tasks = [
+            partial(self._differentiate, k, loss, part, shares[k], direct) for k, part in enumerate(parts)
+        ]
         done = self._parallel(tasks)
         norm = self._apply([gradients for gradients, _ in done])
         self.version += 1
@@ -161,9 +174,12 @@ class Learner:
         return metrics | {"gradient_norm": self._apply([gradients])}
 
     def _differentiate(
-        self, shard: int, loss: Loss, part: Part, weight: float
+        self, shard: int, loss: Loss, part: Part, weight: float, direct: Direct | None = None
     ) -> tuple[tuple[Tensor, ...], Metrics]:
-        total, metrics = loss(self._forward[shard], part())
+        batch = part()
+        if direct is not None and (found := direct(self._networks[shard], batch, weight)) is not None:
+            return found
+        total, metrics = loss(self._forward[shard], batch)
         total = total * weight if weight != 1.0 else total
         return torch.autograd.grad(total, self._leaves[shard]), metrics
 
@@ -200,7 +216,7 @@ class Learner:
         if self._fused is not None:
             size = float(norm)
             scale = 1.0 if limit is None or size <= limit else limit / (size + 1e-6)
-            optimizer.sweep(scale, self.compute[piece])
+            optimizer.sweep(scale, None if self.compute is self.flat else self.compute[piece])
             return
         if limit is not None and (self.device.type == "cuda" or float(norm) > limit):
             self.gradient[piece].mul_((limit / (norm + 1e-6)).clamp(max=1.0))

@@ -18,7 +18,7 @@ from redline.actors.transitions import ReplayActor
 from redline.replay import Replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
-from redline.types import Episode, Gauges, Metrics, tree_map
+from redline.types import Episode, Gauges, Metrics, ReplayBatch, tree_map
 
 Stop = Callable[[], bool]
 CHUNK = 256  # agent steps of one iteration of the replay loop
@@ -175,6 +175,7 @@ class ReplayLoop:
             seed=first_seed(experiment.run.seed),
             device=device,
         )
+        self.together = not experiment.replay.prioritized and parts.learner.device.type == "cpu"
         self.learning = 0.0
         self.last: Metrics = {}
 
@@ -188,20 +189,50 @@ class ReplayLoop:
         taken = 0
         self.parts.learner.set_progress(fraction, steps)
         while taken < CHUNK and not stop():
-            self.actor.act(steps + taken)
             before, taken = steps + taken, taken + self.num_envs
+            due = self.parts.algorithm.due(steps + taken, self.num_envs) if len(self.replay) else 0
+            batches = self._act(before, due)
             begin = time.perf_counter()
-            for _ in range(self.parts.algorithm.due(steps + taken, self.num_envs) if len(self.replay) else 0):
-                self._update(fraction)
+            for number in range(due):
+                self._update(fraction, batches[number] if batches else None)
             if self.parts.algorithm.target_due(before, steps + taken):
                 self.parts.learner.copy_target()
             self.learning += time.perf_counter() - begin
             self.actor.receive(self.replay.add, self._transform)
         return taken, {name: float(value) for name, value in self.last.items()}
 
-    def _update(self, fraction: float) -> None:
+    def _act(self, steps: int, due: int) -> list[ReplayBatch]:
+        """Act and send; meanwhile draw the batches of the updates due, and value what followed by the target network.
+
+        They may be drawn together, and valued in one pass, because nothing they depend on changes before the last of
+        these updates: uniform replay, and a target network. Empty, and each update draws for itself, where priorities
+        change with every update, or on a GPU, which has the target's pass in its recorded step.
+        """
+        size = self.config.batch
+        together = self.together and 0 < due * size <= self.replay.config.capacity
+        if not together:
+            self.actor.act(steps)
+            return []
+        begin = time.perf_counter()
+        drawn = self.replay.sample(due * size)
+        # An observation that is acted on costs about two in a large batch: both threads get the same.
+        first = max(due * size - 2 * self.num_envs, 0) // 2
+        values = self.parts.algorithm.next_values
+        target, after = self.parts.learner.target, drawn.next_observation
+        self.learning += time.perf_counter() - begin
+
+        def act_and_value() -> torch.Tensor:
+            self.actor.act(steps)
+            return values(target, tree_map(lambda x: x[:first], after))
+
+        others = partial(values, target, tree_map(lambda x: x[first:], after))
+        drawn.next_values = torch.cat(self.parts.pool([act_and_value, others]))
+        return [drawn.map(lambda x, k=k: x[k * size : (k + 1) * size]) for k in range(due)]  # type: ignore[misc]
+
+    def _update(self, fraction: float, batch: ReplayBatch | None) -> None:
         assert self.parts.experiment.replay is not None
-        batch = self.replay.sample(self.config.batch, self.parts.experiment.replay.beta_at(fraction))
+        if batch is None:
+            batch = self.replay.sample(self.config.batch, self.parts.experiment.replay.beta_at(fraction))
         device = self.parts.learner.device
         if device.type == "cuda":
             batch = batch.map(lambda x: x.to(device, non_blocking=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from redline.runtime.experiment import Experiment, make_algorithm
 from redline.runtime.memory import keep_freed_memory
 from redline.runtime.plan import resolve, usable_cores
 from redline.runtime.pool import Pool
+from redline.runtime.precision import measure_precision
 from redline.types import Environment, Spec
 
 
@@ -26,6 +27,7 @@ class Parts:
     algorithm: Any
     learner: Learner
     pool: Pool
+    choices: list[str] = field(default_factory=list)  # what was measured and chosen, a sentence each
 
     def make_environments(self) -> list[list[Environment]]:
         """The environments of each shard, in groups; ``num_envs`` in all."""
@@ -55,6 +57,7 @@ def assemble(experiment: Experiment) -> Parts:
     algorithm = make_algorithm(experiment, spec)
     network = build_network(experiment, spec, algorithm.network_kind)
     experiment = resolve(experiment, spec, sum(p.numel() for p in network.parameters()))
+    experiment, choices = measure_precision(experiment, spec, network)
     config = experiment.learner
     pool = Pool(max(config.threads, experiment.sampler.shards))
     learner = Learner(
@@ -67,7 +70,7 @@ def assemble(experiment: Experiment) -> Parts:
     )
     if algorithm.target_network:
         learner.make_target()
-    return Parts(experiment, spec, algorithm, learner, pool)
+    return Parts(experiment, spec, algorithm, learner, pool, choices)
 
 
 def build_network(experiment: Experiment, spec: Spec, kind: Any) -> nn.Module:

@@ -31,14 +31,20 @@ def usable_cores() -> int:
 
 
 def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
-    """The experiment with every automatic choice made. ``parameters``: size of the network."""
+    """The experiment with every automatic choice made that needs no measurement. ``parameters``: size of the network.
+
+    ``learner.precision`` stays ``auto`` where it is worth measuring (``precision.measure_precision``): for images on a
+    processor that multiplies bf16.
+    """
     device = choose_device(experiment.learner.device)
     cores = usable_cores()
     images = any(len(shape) >= 3 for shape in _shapes(spec.observation))
     learner, sampler, run = experiment.learner, experiment.sampler, experiment.run
     precision = learner.precision
-    if precision == "auto":
-        precision = "bf16" if images and has_bf16(device) else "fp32"
+    if precision == "auto" and not (images and has_bf16(device)):
+        precision = "fp32"
+    elif precision == "auto" and device != "cpu":
+        precision = "bf16"
     parallel = parallelism(experiment, spec, cores)
     # Actors beside the learner need cores of their own: compute threads never outnumber the cores.
     free = cores if parallel.architecture == "synchronous" else max(cores - parallel.copies, 1)

@@ -322,6 +322,7 @@ def rules(parts: Parts) -> Sequence[str]:
         f"observations are {observed}",
         f"{learner.precision} on {learner.device}, {learner.threads} gradient shard(s), "
         f"{sampler.num_envs} environments in {sampler.shards} actor thread(s)",
+        *parts.choices,
         f"seed {experiment.run.seed}: environment i is seeded with {first_seed(experiment.run.seed)} + i",
     ]
 
