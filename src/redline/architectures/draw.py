@@ -166,6 +166,7 @@ def lag_sentence(architecture: Architecture) -> str:
     if edge.max_lag is not None:
         return f"Lag is at most {bound}: unrolls older than that are refused."
     per, copies = edge.per or edge.source, architecture.senders(edge)
+    assert bound is not None  # what has neither gradients nor replay is bounded
     if bound == 0:
         return (
             f"Lag is 0: each {per} waits until the {edge.target} has learned from its unroll and published; "

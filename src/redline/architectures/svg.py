@@ -89,7 +89,7 @@ def _box(box: Box, corner: tuple[int, int], height: int, kind: str) -> str:
         f'<rect class="{kind}" x="{left + STACK * n}" y="{top + STACK * n}" width="{BOX}" height="{height}" rx="9"/>'
         for n in range(min(box.copies, 3) - 1, 0, -1)
     )
-    copies = f" × {box.copies}" if box.copies > 1 else ""
+    copies = f" \N{MULTIPLICATION SIGN} {box.copies}" if box.copies > 1 else ""
     return (
         f'{behind}<rect class="{kind}" x="{left}" y="{top}" width="{BOX}" height="{height}" rx="9"/>'
         f'<text class="role" x="{left + 14}" y="{top + 28}">{escape(box.title + copies)}</text>'

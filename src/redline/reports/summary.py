@@ -16,6 +16,7 @@ _DOING = {
 }
 BUSY = 0.85  # share of the wall clock from which on a role counts as busy all the time
 FULL, EMPTY = 0.75, 0.25  # share of a queue's room
+LEAD = 1.5  # times as busy as any other: who acts is what the rest waits for, even on a machine that others use too
 _NAMES = {  # of roles that act, or learn by themselves: plural
     "actor": "actors",
     "worker": "workers",
@@ -88,7 +89,11 @@ def role_bottleneck(
         return f"Nobody waits ({shown}): this machine is used up; more cores or a GPU would help."
     if learns and (busy["learner"] >= BUSY or (top == "learner" and fill is not None and fill >= FULL)):
         return _is_bottleneck("learner", _waiting(queues or {}, rooms or {}, shown), device)
-    if busy[top] >= BUSY or (top == acting and lag_bound != 0 and fill is not None and fill <= EMPTY):
+    others = max(share for name, share in busy.items() if name != top)
+    leads = (
+        top == acting and lag_bound != 0 and busy[top] >= LEAD * others and (fill is None or fill <= EMPTY)
+    )
+    if busy[top] >= BUSY or leads:
         return _is_bottleneck(top, shown, device)
     if lag_bound == 0:
         return f"The roles take turns, since lag is 0 ({shown}): parallel.queue=1 would let them overlap."
