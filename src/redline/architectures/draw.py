@@ -107,7 +107,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def edge_row(architecture: Architecture, edge: Edge) -> tuple[str, ...]:
     """An edge in six cells: ends, cargo, room, what happens when full, what is taken at a turn, lag it allows."""
     ends = f"{edge.source} -> {edge.target}"
-    return (ends, edge.carries, room(edge), WHEN_FULL[edge.when_full], taken(architecture, edge), lag(architecture, edge))
+    return (
+        ends,
+        edge.carries,
+        room(edge),
+        WHEN_FULL[edge.when_full],
+        taken(architecture, edge),
+        lag(architecture, edge),
+    )
 
 
 def room(edge: Edge) -> str:
@@ -145,7 +152,11 @@ def lag(architecture: Architecture, edge: Edge) -> str:
 
 def lag_sentence(architecture: Architecture) -> str:
     """The bound on lag, and what it follows from."""
-    bound, edge, gradient = lag_bound(architecture), architecture.edge("unroll"), architecture.edge("gradient")
+    bound, edge, gradient = (
+        lag_bound(architecture),
+        architecture.edge("unroll"),
+        architecture.edge("gradient"),
+    )
     if gradient is not None:
         return _gradient_sentence(architecture, gradient, bound)
     if edge is None:
@@ -155,6 +166,7 @@ def lag_sentence(architecture: Architecture) -> str:
     if edge.max_lag is not None:
         return f"Lag is at most {bound}: unrolls older than that are refused."
     per, copies = edge.per or edge.source, architecture.senders(edge)
+    assert bound is not None  # what has neither gradients nor replay is bounded
     if bound == 0:
         return (
             f"Lag is 0: each {per} waits until the {edge.target} has learned from its unroll and published; "
@@ -168,7 +180,9 @@ def lag_sentence(architecture: Architecture) -> str:
         f"ceil({flying} / {take}) - 1 = {turns}"
     )
     return sentence + (
-        "." if held(architecture) else ", and 1 more, since slots go back before the update that used them is done."
+        "."
+        if held(architecture)
+        else ", and 1 more, since slots go back before the update that used them is done."
     )
 
 
@@ -177,7 +191,11 @@ def _gradient_sentence(architecture: Architecture, edge: Edge, bound: int | None
         return "Lag is 0: nobody goes on before the gradients of all are averaged; every copy takes the same step."
     if bound is not None:
         return f"Lag is at most {bound} updates: gradients of older weights are rejected."
-    mend = "" if edge.source == edge.target else "; parallel.max_staleness rejects those older than so many updates"
+    mend = (
+        ""
+        if edge.source == edge.target
+        else "; parallel.max_staleness rejects those older than so many updates"
+    )
     return (
         f"Lag has no bound: while one {edge.source} computes its gradient the other "
         f"{max(architecture.acting.copies - 1, 0)} go on updating{mend}."
@@ -255,7 +273,10 @@ def _arrow(label: str, width: int, *, rightward: bool) -> str:
 def _draw_detour(canvas: list[list[str]], arrow: Arrow, row: int, bottom: int) -> None:
     """An arrow that passes other boxes below them."""
     step = BOX + GAP
-    ends = {index: index * step + BOX // 2 + (1 if index == arrow.source else -1) for index in (arrow.source, arrow.target)}
+    ends = {
+        index: index * step + BOX // 2 + (1 if index == arrow.source else -1)
+        for index in (arrow.source, arrow.target)
+    }
     left, right = sorted(ends.values())
     for above, column in itertools.product(range(bottom + 1, row), ends.values()):
         canvas[above][column] = "│"

@@ -89,7 +89,7 @@ def _box(box: Box, corner: tuple[int, int], height: int, kind: str) -> str:
         f'<rect class="{kind}" x="{left + STACK * n}" y="{top + STACK * n}" width="{BOX}" height="{height}" rx="9"/>'
         for n in range(min(box.copies, 3) - 1, 0, -1)
     )
-    copies = f" × {box.copies}" if box.copies > 1 else ""
+    copies = f" \N{MULTIPLICATION SIGN} {box.copies}" if box.copies > 1 else ""
     return (
         f'{behind}<rect class="{kind}" x="{left}" y="{top}" width="{BOX}" height="{height}" rx="9"/>'
         f'<text class="role" x="{left + 14}" y="{top + 28}">{escape(box.title + copies)}</text>'
@@ -107,7 +107,9 @@ def _lane(lane: Sequence[Arrow], left: int, centre: int, copies: int) -> list[st
         middle, at = (begin + end) // 2, y + 24
         drawn.append(_wire(begin, end, at, rightward=arrow.target > arrow.source))
         drawn.append(_centred(arrow.label, middle, at - 7, "cargo"))
-        drawn += [_centred(note, middle, at + 16 + LINE * row, "small") for row, note in enumerate(arrow.notes)]
+        drawn += [
+            _centred(note, middle, at + 16 + LINE * row, "small") for row, note in enumerate(arrow.notes)
+        ]
         y += _arrow_height(arrow)
     return drawn
 
@@ -115,8 +117,7 @@ def _lane(lane: Sequence[Arrow], left: int, centre: int, copies: int) -> list[st
 def _wire(begin: int, end: int, y: int, *, rightward: bool) -> str:
     start, tip, back = (begin, end, -9) if rightward else (end, begin, 9)
     return (
-        f'<path class="wire" d="M{start} {y}H{tip + back}"/>'
-        f'<path class="head" d="M{tip} {y}l{back} -5v10z"/>'
+        f'<path class="wire" d="M{start} {y}H{tip + back}"/><path class="head" d="M{tip} {y}l{back} -5v10z"/>'
     )
 
 
@@ -128,7 +129,8 @@ def _detour(arrow: Arrow, left: int, bottom: int, below: int) -> str:
     words = arrow.label + "".join(f"; {note}" for note in arrow.notes)
     return (
         f'<path class="wire" d="M{start} {bottom + 3}V{y}H{end}V{tip + 9}"/>'
-        f'<path class="head" d="M{end} {tip}l-5 9h10z"/>' + _centred(words, (start + end) // 2, y - 7, "cargo")
+        f'<path class="head" d="M{end} {tip}l-5 9h10z"/>'
+        + _centred(words, (start + end) // 2, y - 7, "cargo")
     )
 
 
@@ -138,7 +140,8 @@ def _centred(words: str, x: int, y: int, kind: str) -> str:
 
 def _lines(lines: Sequence[str], x: int, y: int, kind: str) -> str:
     return "".join(
-        f'<text class="{kind}" x="{x}" y="{y + LINE * row}">{escape(line)}</text>' for row, line in enumerate(lines)
+        f'<text class="{kind}" x="{x}" y="{y + LINE * row}">{escape(line)}</text>'
+        for row, line in enumerate(lines)
     )
 
 
@@ -148,5 +151,7 @@ def _wrap(words: str, width: int) -> list[str]:
 
 def _spoken(architecture: Architecture, arrows: Sequence[Arrow], boxes: Sequence[Box]) -> str:
     """The picture for those who listen."""
-    ways = [f"{arrow.label} from {boxes[arrow.source].title} to {boxes[arrow.target].title}" for arrow in arrows]
+    ways = [
+        f"{arrow.label} from {boxes[arrow.source].title} to {boxes[arrow.target].title}" for arrow in arrows
+    ]
     return "; ".join([architecture.system, *ways])

@@ -117,7 +117,11 @@ class Train:
     ] = None
     architecture: Annotated[
         str | None,
-        arg(metavar="NAME", help="Who does what: see `redline show`.", help_behavior_hint="(default: the recipe's)"),
+        arg(
+            metavar="NAME",
+            help="Who does what: see `redline show`.",
+            help_behavior_hint="(default: the recipe's)",
+        ),
     ] = None
     runtime: Annotated[
         str | None,

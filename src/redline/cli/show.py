@@ -25,7 +25,10 @@ from redline.types import Spec
 def show(command: Show) -> int:
     """Draw an architecture, or that of a recipe; without a name, list the architectures."""
     if command.name is None:
-        rows = [("architecture", "whose"), *((each.name, each.system) for each in catalogue.ARCHITECTURES.values())]
+        rows = [
+            ("architecture", "whose"),
+            *((each.name, each.system) for each in catalogue.ARCHITECTURES.values()),
+        ]
         _print(draw.table(rows) + "\n")
         return 0
     architecture, head = _find(command, command.name)
@@ -88,7 +91,10 @@ def _algorithms(architecture: Architecture) -> list[str]:
     """Which algorithms run on it with these numbers, and why not the others."""
     reasons = {algorithm.name: refusal(architecture, algorithm) for algorithm in ALGORITHMS.values()}
     runs = [name for name, reason in reasons.items() if reason is None]
-    return [f"runs: {', '.join(runs) or 'none'}", *(f"refused: {reason}" for reason in reasons.values() if reason)]
+    return [
+        f"runs: {', '.join(runs) or 'none'}",
+        *(f"refused: {reason}" for reason in reasons.values() if reason),
+    ]
 
 
 def _print(text: str) -> None:

@@ -190,7 +190,7 @@ class ActorLearnerLoop:
         self.lags.update(lags)
         self._recent.extend(lags)
         self.learning += time.perf_counter() - begin
-        return taken, metrics | self._lag_metrics()
+        return taken, metrics
 
     def _learn(self, unroll: Unroll, steps: int, fraction: float, stop: Stop) -> Metrics:
         learner = self.parts.learner
@@ -228,12 +228,14 @@ class ActorLearnerLoop:
         oldest = int(unroll.policy_version[0].min())
         return self.pacer.batches - self._stamps[oldest]
 
-    def _lag_metrics(self) -> Metrics:
+    def _lag_gauges(self) -> dict[str, float]:
         recent = sorted(self._recent)
+        if not recent:
+            return {}
         return {
-            "lag_mean": sum(recent) / len(recent),
-            "lag_p95": float(recent[int(0.95 * (len(recent) - 1))]),
-            "lag_max": float(recent[-1]),
+            "mean": sum(recent) / len(recent),
+            "p95": float(recent[int(0.95 * (len(recent) - 1))]),
+            "max": float(recent[-1]),
         }
 
     def _take_episodes(self, batch: list[tuple[int, int]]) -> None:
@@ -258,11 +260,11 @@ class ActorLearnerLoop:
         """Utilisation of each role, full slots that wait, and lag."""
         seconds = max(time.perf_counter() - self._begun, 1e-9)
         full = sum(flight.arrived for flight in self.pacer.flights.values())
-        lag = self._lag_metrics() if self._recent else {}
         return Gauges(
             roles={"actor": self.muster.utilisation(seconds), "learner": min(self.learning / seconds, 1.0)},
             queues={"unrolls": float(full)},
-            lag={name.removeprefix("lag_"): float(value) for name, value in lag.items()},
+            rooms={"unrolls": float(sum(map(len, self.muster.slots)))},
+            lag=self._lag_gauges(),
             lag_bound=self.pacer.bound + self.delay,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from redline.architectures.catalogue import find
 from redline.architectures.model import Architecture
 from redline.runtime import in_process
@@ -18,11 +20,15 @@ def architecture_of(experiment: Experiment) -> Architecture:
     return find(parallel.architecture).sized(parallel.copies, parallel.queue, parallel.batch or None)
 
 
+LOOPS: dict[str, Callable[[Parts, Architecture], Loop]] = {
+    "synchronous": lambda parts, _: in_process.make_loop(parts),
+    "impala": ActorLearnerLoop,
+}
+
+
 def make_loop(parts: Parts) -> Loop:
     """The loop of an experiment's architecture."""
     architecture = architecture_of(parts.experiment)
-    if architecture.name == "synchronous":
-        return in_process.make_loop(parts)
-    if architecture.name == "impala":
-        return ActorLearnerLoop(parts, architecture)
-    raise UserError(f"architecture {architecture.name} has no loop yet")
+    if architecture.name not in LOOPS:
+        raise UserError(f"architecture {architecture.name} has no loop yet")
+    return LOOPS[architecture.name](parts, architecture)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from redline.architectures.draw import lag_sentence
 from redline.runs.checkpoint import save_checkpoint
 from redline.runs.folder import RunFolder
 from redline.runs.metrics import MetricsWriter
@@ -21,7 +22,7 @@ from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.interrupt import InterruptRequest
-from redline.runtime.launch import make_loop
+from redline.runtime.launch import architecture_of, make_loop
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.plan import first_seed
 from redline.types import Interruption, Metrics, Observer, Progress, RunError
@@ -182,6 +183,7 @@ class Training:
             values["length/mean"] = float(np.mean(counters.lengths))
         losses = {f"loss/{name}": float(value) for name, value in self.metrics.items()}
         values |= {f"events/{name}": float(count) for name, count in self.loop.events().items()}
+        values |= self.loop.gauges().metrics()
         broken = [name for name, value in losses.items() if not np.isfinite(value)]
         if broken:
             raise RunError(
@@ -314,8 +316,11 @@ def rules(parts: Parts) -> Sequence[str]:
         if experiment.network.normalize_observation
         else "not normalised"
     )
+    architecture = architecture_of(experiment)
+    place = f"architecture {architecture.name}, runtime {experiment.parallel.runtime}: {lag_sentence(architecture)}"
     return [
         *parts.spec.rules,
+        *([place] if architecture.edges else []),
         f"one agent step is {parts.spec.action_repeat} frame{'s' if parts.spec.action_repeat > 1 else ''}",
         "truncated episodes bootstrap from their final observation; terminated ones do not",
         reward,
