@@ -10,11 +10,14 @@ from typing import Literal
 class LearnerConfig:
     """How gradients become weights. Algorithm numbers (clip, gamma, ...) live with their algorithm."""
 
-    optimizer: Literal["adam", "rmsprop"] = "adam"
+    optimizer: Literal["adam", "rmsprop", "adagrad"] = "adam"
     learning_rate: float = 2.5e-4
     anneal: bool = False  # learning rate falls linearly to 0 over the run
     epsilon: float = 1e-5  # added to the optimiser's denominator
+    epsilon_inside: bool = False  # RMSProp: inside the denominator's root, as in A3C, IMPALA and Ape-X
     decay: float = 0.99  # RMSProp's averaging of squared gradients
+    centered: bool = False  # RMSProp: divided by the gradients' deviation instead of their root mean square
+    momentum: float = 0.0  # RMSProp's
     max_grad_norm: float | None = 0.5  # global norm, clipped after the gradients of all shards are averaged
     reward: Literal["raw", "clip", "normalize"] = (
         "raw"  # clip: to [-1, 1]; normalize: by the returns' deviation
@@ -36,3 +39,5 @@ class LearnerConfig:
             raise ValueError(f"threads must be 0 (chosen) or more, got {self.threads}")
         if self.epsilon <= 0 or not 0 <= self.decay < 1:
             raise ValueError(f"epsilon must be above 0 and decay in [0, 1), got {self.epsilon}, {self.decay}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from redline.learners import optimizers
 from redline.learners.config import LearnerConfig
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing
@@ -97,13 +98,7 @@ class Learner:
         )
         if self._fused is not None:
             return self._fused.FusedAdam([weights], lr=rate, eps=config.epsilon)
-        if config.optimizer == "adam":
-            return torch.optim.Adam(
-                [weights], lr=rate, eps=config.epsilon, fused=True, capturable=self.graphs
-            )
-        return torch.optim.RMSprop(
-            [weights], lr=rate, alpha=config.decay, eps=config.epsilon, capturable=self.graphs
-        )
+        return optimizers.make(config, weights, rate, capturable=self.graphs)
 
     def set_progress(self, fraction: float, steps: int | None = None) -> None:
         """Tell the learner what share of the run is done, for schedules, and how many agent steps of all actors."""
