@@ -137,6 +137,7 @@ class ActInput(NamedTuple):
     explore: bool = True  # False: greedy
     first_environment: int = 0  # number of environment 0 among all that the run's actors step
     num_environments: int = 0  # how many those are; 0: these and those numbered before them
+    record: bool = False  # whether the actor writes down what the algorithm asked to remember
 
 
 @dataclass

@@ -254,6 +254,7 @@ class Actor:
             steps,
             first_environment=group.columns.start + self.offset,
             num_environments=self.num_envs,
+            record=bool(row.record),
         )
         return self._to_device(x) if self.device.type != "cpu" else x
 

@@ -66,18 +66,33 @@ class DQN:
         done = min(max(steps - config.learning_starts, 0) / config.epsilon_steps, 1.0)
         return config.epsilon_start + done * (config.epsilon_final - config.epsilon_start)
 
+    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """What actors that write unrolls remember: values of the action taken and of the best (Ape-X's priorities)."""
+        return {"q_taken": ((), torch.float32), "q_max": ((), torch.float32)}
+
     def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
-        """Epsilon-greedy actions i64[B] among the legal ones; no forward pass while all actions are random."""
+        """Epsilon-greedy actions i64[B] among the legal ones; no forward pass while all are random.
+
+        With ``x.record`` also q_taken and q_max f32[B], and always a forward pass.
+        """
         epsilon = self.epsilon(x.steps) if x.explore else self.config.epsilon_evaluation
         batch = len(x.reset)
-        noise = torch.rand((2, batch), generator=x.generator)
+        noise = torch.rand((2, batch), generator=x.generator, device=x.generator.device)
         random = random_action(noise[1], int(self.spec.action.n), x.action_mask)  # type: ignore[attr-defined]
-        if epsilon >= 1.0:
+        if epsilon >= 1.0 and not x.record:
             return {"action": random}, x.state
         output, state = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
         values = legal(output.policy[0].float(), x.action_mask)
         explore = (noise[0] < epsilon).to(values.device)
-        return {"action": torch.where(explore, random.to(values.device), values.argmax(-1))}, state
+        action = torch.where(explore, random.to(values.device), values.argmax(-1))
+        if not x.record:
+            return {"action": action}, state
+        return {"action": action, "q_taken": taken(values, action), "q_max": values.amax(-1)}, state
+
+    def value(self, network: Any, x: ActInput) -> Tensor:
+        """f32[B] highest action values, for actors that estimate priorities."""
+        output, _ = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
+        return legal(output.policy[0].float(), x.action_mask).amax(-1)
 
     def due(self, steps: int, num_envs: int) -> int:
         """How many updates follow the batch of agent steps that brought the total to ``steps``."""
@@ -118,13 +133,17 @@ class DQN:
                 backup = q_target(batch.reward, batch.discount, next_values, batch.next_action_mask)
         chosen = taken(values, batch.action)
         error = chosen - backup
-        total = (batch.weight * huber(error)).mean()
+        total = (batch.weight * self.per_sample(error)).mean()
         metrics: Metrics = {
             "q_loss": total.detach(),
             "q_value": chosen.detach().mean(),
             "td_error": error.detach(),
         }
         return total, metrics
+
+    def per_sample(self, error: Tensor) -> Tensor:
+        """Loss of TD errors, f32[N]."""
+        return huber(error)
 
 
 def _values(network: Any, observation: Tree) -> Tensor:

@@ -6,8 +6,13 @@ import difflib
 from collections.abc import Callable
 
 from redline.recipes.actor_learner import (
+    a3c,
+    a3c_atari,
+    apex,
+    apex_atari,
     appo,
     appo_atari,
+    gorila,
     impala,
     impala_atari,
     impala_lstm,
@@ -37,9 +42,14 @@ RECIPES: dict[str, Recipe] = {
     "impala_atari": impala_atari,
     "appo": appo,
     "appo_atari": appo_atari,
+    "a3c": a3c,
+    "a3c_atari": a3c_atari,
     "n_step_q": n_step_q,
     "one_step_q": one_step_q,
     "one_step_sarsa": one_step_sarsa,
+    "gorila": gorila,
+    "apex": apex,
+    "apex_atari": apex_atari,
 }
 
 

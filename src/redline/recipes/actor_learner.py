@@ -6,11 +6,15 @@ Sums stay sums where a paper sums its losses over time and batch: its learning r
 from __future__ import annotations
 
 from redline.actors.config import SamplerConfig
+from redline.algorithms.a2c import A2CConfig
+from redline.algorithms.apex import ApexConfig
 from redline.algorithms.appo import APPOConfig
 from redline.algorithms.async_q import AsyncQConfig
+from redline.algorithms.dqn import DQNConfig
 from redline.algorithms.impala import IMPALAConfig
 from redline.learners.config import LearnerConfig
 from redline.networks.config import NetworkConfig
+from redline.replay.config import ReplayConfig
 from redline.runtime.experiment import Experiment, RunConfig
 
 
@@ -129,4 +133,115 @@ def _async_q(recipe: str, algorithm: AsyncQConfig) -> Experiment:
         learner=LearnerConfig(learning_rate=2e-3, anneal=True, max_grad_norm=10.0),
         sampler=SamplerConfig(num_envs=16),
         run=RunConfig(steps=200_000),
+    )
+
+
+def a3c() -> Experiment:
+    """A3C's algorithm for small tasks: five-step unrolls, RMSProp with epsilon inside the root."""
+    return Experiment(
+        recipe="a3c",
+        algorithm=A2CConfig(unroll=5, gamma=0.99, entropy_cost=0.01, value_cost=0.5),
+        network=NetworkConfig(hidden=(64, 64), activation="tanh"),
+        learner=LearnerConfig(
+            optimizer="rmsprop", learning_rate=2e-3, anneal=True, epsilon=1e-4, epsilon_inside=True
+        ),
+        sampler=SamplerConfig(num_envs=16),
+        run=RunConfig(steps=300_000),
+    )
+
+
+def a3c_atari() -> Experiment:
+    """A3C on Atari (Mnih et al. 2016): 16 environments x 5 steps, shared RMSProp with decay 0.99, rate falling to 0.
+
+    The paper draws its rate from [1e-4, 1e-2] and shows 50 of them; 7e-4 is near the middle. Its clipping norm and
+    epsilon are not printed: 40 and 0.1 are those of the public implementations.
+    """
+    return Experiment(
+        recipe="a3c_atari",
+        algorithm=A2CConfig(unroll=5, gamma=0.99, entropy_cost=0.01, value_cost=0.5),
+        network=NetworkConfig(torso="nature"),
+        learner=LearnerConfig(
+            optimizer="rmsprop",
+            learning_rate=7e-4,
+            anneal=True,
+            decay=0.99,
+            epsilon=0.1,
+            epsilon_inside=True,
+            max_grad_norm=40.0,
+            reward="clip",
+        ),
+        sampler=SamplerConfig(num_envs=16),  # the paper's threads
+        run=RunConfig(steps=80_000_000),  # agent steps: 320M frames
+    )
+
+
+def apex() -> Experiment:
+    """Ape-X DQN for small tasks: eight environments on the ladder of exploration rates."""
+    return Experiment(
+        recipe="apex",
+        algorithm=ApexConfig(
+            batch=64, update_every=4, learning_starts=1_000, target_every_updates=200, loss="huber"
+        ),
+        network=NetworkConfig(hidden=(128, 128), activation="relu", dueling=True),
+        learner=LearnerConfig(learning_rate=1e-3, max_grad_norm=40.0),
+        sampler=SamplerConfig(num_envs=8),
+        replay=ReplayConfig(
+            capacity=100_000, prioritized=True, n_step=3, alpha=0.6, beta=0.4, beta_final=0.4
+        ),
+        run=RunConfig(steps=100_000),
+    )
+
+
+def apex_atari() -> Experiment:
+    """Ape-X DQN on Atari (Horgan et al. 2018): batches of 512, 3-step, centred RMSProp 0.00025 / 4, replay of 2M.
+
+    Departures: 32 environments where the paper has 360 actors, and a replay that never exceeds its capacity.
+    """
+    return Experiment(
+        recipe="apex_atari",
+        algorithm=ApexConfig(
+            batch=512,
+            update_every=640,  # agent steps: 12,500 come in and 19 batches go out a second
+            learning_starts=50_000,
+            target_every_updates=2_500,
+            epsilon_base=0.4,
+            epsilon_alpha=7.0,
+        ),
+        network=NetworkConfig(torso="nature", dueling=True),
+        learner=LearnerConfig(
+            optimizer="rmsprop",
+            learning_rate=6.25e-5,
+            decay=0.95,
+            epsilon=1.5e-7,
+            epsilon_inside=True,
+            centered=True,
+            max_grad_norm=40.0,
+            reward="clip",
+        ),
+        sampler=SamplerConfig(num_envs=32),
+        replay=ReplayConfig(
+            capacity=2_000_000, prioritized=True, n_step=3, alpha=0.6, beta=0.4, beta_final=0.4
+        ),
+        run=RunConfig(steps=50_000_000, save_replay=False),
+    )
+
+
+def gorila() -> Experiment:
+    """Gorila's algorithm for small tasks (Nair et al. 2015): DQN stepped by AdaGrad."""
+    return Experiment(
+        recipe="gorila",
+        algorithm=DQNConfig(
+            batch=64,
+            update_every=4,
+            learning_starts=1_000,
+            target_every=500,
+            epsilon_final=0.04,
+            epsilon_steps=16_000,
+            epsilon_evaluation=0.0,
+        ),
+        network=NetworkConfig(hidden=(128, 128), activation="relu"),
+        learner=LearnerConfig(optimizer="adagrad", learning_rate=2e-2, epsilon=1e-6, max_grad_norm=10.0),
+        sampler=SamplerConfig(num_envs=4),
+        replay=ReplayConfig(capacity=100_000),
+        run=RunConfig(steps=100_000),
     )

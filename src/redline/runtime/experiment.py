@@ -7,6 +7,7 @@ from typing import Any
 
 from redline.actors.config import SamplerConfig
 from redline.algorithms.a2c import A2C, A2CConfig
+from redline.algorithms.apex import Apex, ApexConfig
 from redline.algorithms.appo import APPO, APPOConfig
 from redline.algorithms.async_q import AsyncQ, AsyncQConfig
 from redline.algorithms.dqn import DQN, DQNConfig
@@ -51,7 +52,7 @@ class RunConfig:
             )
 
 
-AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig | IMPALAConfig | APPOConfig | AsyncQConfig
+AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig | IMPALAConfig | APPOConfig | AsyncQConfig | ApexConfig
 ALGORITHMS: dict[type[Any], type[Any]] = {
     PPOConfig: PPO,
     A2CConfig: A2C,
@@ -59,6 +60,7 @@ ALGORITHMS: dict[type[Any], type[Any]] = {
     IMPALAConfig: IMPALA,
     APPOConfig: APPO,
     AsyncQConfig: AsyncQ,
+    ApexConfig: Apex,
 }
 
 
