@@ -51,6 +51,21 @@ def test_a2c_gradient_is_the_papers_sum_over_longest_returns() -> None:
     torch.testing.assert_close(learner.gradient, expected, atol=1e-6, rtol=1e-4)
 
 
+def test_a3c_check_6_update_is_the_average_over_single_environments() -> None:
+    # At the same weights; ends and all.
+    unroll, gradients = make_unroll(batch=3), []
+    unroll.terminated[2, 0] = unroll.truncated[3, 1] = True
+    unroll.final_value[3, 1] = 0.7
+    for columns in (slice(0, 1), slice(1, 2), slice(2, 3), slice(0, 3)):
+        learner = make_learner("actor_critic", max_grad_norm=None)
+        part = unroll.map(lambda x, columns=columns: x[..., columns] if x.shape[-1] == 3 else x)
+        part.observation = unroll.observation[:, columns]
+        assert part.action.shape[1] == columns.stop - columns.start
+        A2C(A2CConfig(unroll=6, gamma=0.9), SPEC).update(learner, part, 0.0)
+        gradients.append(learner.gradient.clone())
+    torch.testing.assert_close(gradients[3], sum(gradients[:3]) / 3, atol=1e-6, rtol=1e-4)
+
+
 def test_ppo_equals_a2c_gradient_on_first_contact() -> None:
     # At ratio 1 the clipped objective's gradient is the policy gradient.
     unroll = make_unroll()
