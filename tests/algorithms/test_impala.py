@@ -164,6 +164,7 @@ def test_impala_check_7_recomputed_log_probs_equal_those_of_the_actor_at_lag_0(c
             ends += int((unroll.terminated | unroll.truncated).sum())
             assert abs(float(metrics["approximate_kl"])) < 1e-9
             assert float(metrics["rho"]) == pytest.approx(1.0, abs=1e-5)
+            assert float(metrics["rho_clipped"]) == 0.0
             assert float(metrics["lag"]) == 0.0
             assert torch.isfinite(learner.flat).all()
         assert ends > 3

@@ -46,7 +46,9 @@ def test_feed_forward_ppo_stays_at_chance_on_recall(tmp_path: Path) -> None:
     assert run.evaluate(200).mean_return <= 0.4  # a quarter, and the noise of 200 episodes
 
 
-@pytest.mark.parametrize("recipe", ["ppo", "a2c", "dqn"])
+@pytest.mark.parametrize(
+    "recipe", ["ppo", "a2c", "dqn", "appo", "impala", "n_step_q", "one_step_sarsa", "apex"]
+)
 def test_masked_actions_are_never_taken(recipe: str, tmp_path: Path) -> None:
     # The environment raises when an illegal action arrives, which would end the run.
     run = train("redline/Masked-v0", recipe, 4_000, tmp_path)
@@ -82,3 +84,15 @@ def test_recurrent_impala_recalls_what_no_feed_forward_policy_can(tmp_path: Path
 @pytest.mark.parametrize("recipe", ["n_step_q", "one_step_q", "one_step_sarsa"])
 def test_value_learning_without_replay_balances_the_pole(recipe: str, tmp_path: Path) -> None:
     assert train("CartPole-v1", recipe, 100_000, tmp_path).evaluate(20).mean_return >= 200
+
+
+@pytest.mark.slow
+def test_a3cs_algorithm_balances_the_pole(tmp_path: Path) -> None:
+    assert train("CartPole-v1", "a3c", 120_000, tmp_path).evaluate(20).mean_return >= 195
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "every"), [("apex", 8), ("gorila", 4)])
+def test_replay_systems_catch_the_ball(recipe: str, every: int, tmp_path: Path) -> None:
+    run = train("redline/Catch-v0", recipe, 15_000, tmp_path, f"algorithm.update_every={every}")
+    assert run.evaluate(50).mean_return >= 0.8  # chance is about -0.6

@@ -19,7 +19,7 @@ import torch
 
 from redline.algorithms.on_policy import Samples
 from redline.algorithms.ppo import PPO, PPOConfig
-from redline.algorithms.trajectories import Trajectories, corrected, lag
+from redline.algorithms.trajectories import Trajectories, clipped, corrected, lag
 from redline.types import Metrics, Unroll
 
 
@@ -79,5 +79,5 @@ class APPO(PPO):
             log_prob=log_prob if config.around == "proximal" else unroll.record["log_prob"],
         )
         rhos = log_rhos.exp()
-        metrics: Metrics = {"rho": rhos.mean(), "rho_clipped": (rhos > config.rho_bar).float().mean()}
+        metrics: Metrics = {"rho": rhos.mean(), "rho_clipped": clipped(rhos, config.rho_bar)}
         return samples, metrics | lag(learner, unroll)

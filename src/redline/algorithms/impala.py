@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from redline.algorithms.on_policy import ActorCritic
-from redline.algorithms.trajectories import Reduction, Trajectories, corrected, lag, shards
+from redline.algorithms.trajectories import Reduction, Trajectories, clipped, corrected, lag, shards
 from redline.ops.policy import approximate_kl, policy_gradient_loss, value_loss
 from redline.types import Metrics, Unroll
 
@@ -88,7 +88,7 @@ class IMPALA(ActorCritic):
             "value_loss": error.detach(),
             "entropy": entropy.detach(),
             "rho": rhos.mean(),
-            "rho_clipped": (rhos > config.rho_bar).float().mean(),
+            "rho_clipped": clipped(rhos, config.rho_bar),
             "approximate_kl": approximate_kl(log_prob, batch.record["log_prob"]),
         }
         return total * batch.scale, metrics

@@ -114,6 +114,11 @@ def corrected(config: Correction, log_rhos: Tensor, batch: Trajectories, values:
     )
 
 
+def clipped(rhos: Tensor, bar: float) -> Tensor:
+    """Share of ratios above ``bar``, f32[]; not counted are those that rounding alone puts there without lag."""
+    return (rhos > bar * 1.001).float().mean()
+
+
 class Columns(Protocol):
     """A batch that can be cut along its second axis."""
 

@@ -143,7 +143,7 @@ def a3c() -> Experiment:
         algorithm=A2CConfig(unroll=5, gamma=0.99, entropy_cost=0.01, value_cost=0.5),
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
         learner=LearnerConfig(
-            optimizer="rmsprop", learning_rate=2e-3, anneal=True, epsilon=1e-4, epsilon_inside=True
+            optimizer="rmsprop", learning_rate=1e-3, anneal=True, epsilon=1e-6, epsilon_inside=True
         ),
         sampler=SamplerConfig(num_envs=16),
         run=RunConfig(steps=300_000),
