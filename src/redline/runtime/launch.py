@@ -9,6 +9,7 @@ from redline.runtime.actor_learner import ActorLearnerLoop
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.parts import Parts
+from redline.runtime.replay_learner import ReplayLearnerLoop
 from redline.types import UserError
 
 
@@ -25,4 +26,6 @@ def make_loop(parts: Parts) -> Loop:
         return in_process.make_loop(parts)
     if architecture.name == "impala":
         return ActorLearnerLoop(parts, architecture)
+    if architecture.name == "apex":
+        return ReplayLearnerLoop(parts, architecture)
     raise UserError(f"architecture {architecture.name} has no loop yet")
