@@ -8,16 +8,15 @@ from typing import Any
 class Pace:
     """Counts agent steps in and updates out.
 
-    An algorithm that is *paced* says how many updates each batch of agent steps makes due: the learner waits for
-    steps, and actors wait for a learner that is a round of slots behind. Any other learner goes at its own rate from
-    the end of its warm-up on, held back by nothing but a bound on the replay ratio, if there is one; its actors
-    never wait.
+    Of an algorithm that is *paced* each batch of agent steps makes so many updates due: the learner waits for steps,
+    and actors wait for a learner that is a round of slots behind. Any other learner goes at its own rate from the end
+    of its warm-up on, held back by nothing but a bound on the replay ratio, if there is one; its actors never wait.
     """
 
-    def __init__(self, algorithm: Any, *, round_steps: int, ratio: float | None) -> None:
+    def __init__(self, algorithm: Any, *, paced: bool, round_steps: int, ratio: float | None) -> None:
         """round_steps: agent steps of one slot from every actor.   ratio: most samples consumed per sample produced
         (after the warm-up); None: no bound."""
-        self.algorithm, self.ratio, self.round_steps = algorithm, ratio, round_steps
+        self.algorithm, self.paced, self.ratio, self.round_steps = algorithm, paced, ratio, round_steps
         self.batch: int = algorithm.config.batch
         self.warm_up: int = algorithm.config.learning_starts
         self.owed = 0  # updates due and not yet done (paced)
@@ -27,12 +26,12 @@ class Pace:
     def came(self, steps: int, count: int) -> None:
         """``count`` agent steps brought the run's total to ``steps``."""
         self.produced += count
-        if self.algorithm.paced:
+        if self.paced:
             self.owed += self.algorithm.due(steps, count)
 
     def may_update(self) -> bool:
         """Whether the learner may take a batch now."""
-        if self.algorithm.paced:
+        if self.paced:
             return self.owed > 0
         if self.produced < self.warm_up:
             return False
@@ -46,7 +45,7 @@ class Pace:
 
     def may_act(self) -> bool:
         """Whether actors may have their slots back."""
-        if not self.algorithm.paced or self.owed == 0:
+        if not self.paced or self.owed == 0:
             return True
         late = self.warm_up + 1_000 * self.round_steps  # any time after the warm-up
         return self.owed <= self.algorithm.due(late, self.round_steps)
