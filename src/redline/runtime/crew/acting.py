@@ -97,7 +97,6 @@ class ActorJob:
             first_column=self.first_column,
             num_envs=self.experiment.sampler.num_envs,
             own_columns=True,
-            num_envs=self.experiment.sampler.num_envs,
         )
 
     def _make_priorities(self) -> FirstPriorities | None:
