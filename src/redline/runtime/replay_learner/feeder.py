@@ -75,6 +75,15 @@ class Feeder:
             self.replay.evict()
         self.seconds += time.perf_counter() - begin
 
+    def lags(self) -> np.ndarray | None:
+        """Lag of every sample of the newest batches i64[batches, N], oldest first; None before the first."""
+        return np.stack(list(self._lags)) if self._lags else None
+
+    def load_lags(self, lags: np.ndarray | None) -> None:
+        """Put back what ``lags`` gave."""
+        self._lags.clear()
+        self._lags.extend(lags if lags is not None else ())
+
     def lag(self) -> Metrics:
         """Updates between the weights that acted and those that learn, per sample of the newest batches."""
         if not self._lags:

@@ -56,7 +56,7 @@ class ReplayLearnerLoop:
             self.muster.close()
             raise
         self.intake = Intake(self.muster, self.feeder, self.pace, 1 + edge.capacity)
-        self._publish_every = 1 if self.lock_step else parallel.publish_every
+        self._publish_every = parallel.publish_every
         self._publication = Publication(learner)
         self._beside: ThreadPoolExecutor | None = None
         self._ahead: ReplayBatch | None = None  # drawn while the last update ran
@@ -90,7 +90,7 @@ class ReplayLearnerLoop:
         while self.intake.total < end and not stop():
             before = self.intake.total
             after = before + self.num_envs
-            self.muster.weights.publish(self._publication.views(), learner.version)
+            self._publish(1)
             self.muster.board.steps = before
             self.intake.hand_out()
             for _ in range(algorithm.due(after, self.num_envs) if len(self.feeder.replay) else 0):
@@ -109,7 +109,6 @@ class ReplayLearnerLoop:
         """Update while there is something to learn from; experience comes in meanwhile."""
         intake, algorithm = self.intake, self.parts.algorithm
         end, first = time.perf_counter() + SLICE, intake.total
-        self._publish(force=True)
         intake.go()
         seen = first
         while not stop() and seen - first < CHUNK and time.perf_counter() < end:
@@ -125,7 +124,7 @@ class ReplayLearnerLoop:
                 self.parts.learner.copy_target()
             if ready:
                 self._update(fraction)
-                self._publish()
+                self._publish(self._publish_every)
 
     def _update(self, fraction: float) -> None:
         """One update; a large next batch is drawn beside it, before this one's priorities are known."""
@@ -157,11 +156,10 @@ class ReplayLearnerLoop:
         with self.intake.lock:
             return self.feeder.draw(fraction, version)
 
-    def _publish(self, *, force: bool = False) -> None:
-        """Weights of the newest update, every so many of them."""
+    def _publish(self, every: int) -> None:
+        """Weights, unless those of less than ``every`` updates ago are there already."""
         version = self.parts.learner.version
-        published = self.muster.weights.version
-        if version != published and (force or version - published >= self._publish_every):
+        if version - self.muster.weights.version >= every:
             self.muster.weights.publish(self._publication.views(), version)
 
     def finished_episodes(self) -> list[Episode]:
@@ -205,12 +203,15 @@ class ReplayLearnerLoop:
             "pace": self.pace.state(),
             "uncounted": self._uncounted + self.intake.total - self._counted,
             "last": {name: float(value) for name, value in self.last.items()},
+            "lags": self.feeder.lags(),
         }
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress or the replay could not be."""
         self.last, self._ahead = dict(state["last"]), None
         self._uncounted = int(state["uncounted"])
+        self.feeder.load_lags(state["lags"])
+        self.muster.weights.publish(self._publication.views(), self.parts.learner.version)
         restored = [
             saved is not None and bool(self.muster.crew.ask(actor, "load_state", saved, timeout=START))
             for actor, saved in enumerate(state["actors"])
