@@ -22,6 +22,11 @@ SYSTEMS: dict[str, tuple[str, str, list[str]]] = {
         "a2c",
         ["parallel.architecture=impala", "parallel.copies=2", "parallel.batch=1"],
     ),
+    "apex": (
+        "CartPole-v1",
+        "apex",
+        ["parallel.copies=2", "algorithm.learning_starts=200", "algorithm.batch=32"],
+    ),
 }
 PROCESSES = "parallel.runtime=processes"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for children in /proc")

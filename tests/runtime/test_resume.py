@@ -28,6 +28,7 @@ DQN = [
     "replay.prioritized=true",
     "replay.n_step=3",
 ]
+REPLAY = ["parallel.architecture=apex", "parallel.copies=2", "parallel.queue=0", "replay.prioritized=true"]
 LOCKSTEP = [
     "parallel.architecture=impala",
     "parallel.copies=2",
@@ -39,6 +40,7 @@ CASES = {
     "ppo_lstm": ("CartPole-v1", "ppo_lstm", 8192, PPO),
     "ppo_mujoco": ("Hopper-v5", "ppo", 8192, [*PPO, "algorithm.unroll=128", "algorithm.minibatches=4"]),
     "dqn": ("CartPole-v1", "dqn", 4096, DQN),
+    "apex_threads": ("CartPole-v1", "dqn", 4096, [*DQN, *REPLAY, "parallel.runtime=threads"]),
     "impala_threads": ("CartPole-v1", "ppo", 8192, [*PPO, *LOCKSTEP, "parallel.runtime=threads"]),
     "impala_processes": ("Hopper-v5", "ppo", 8192, [*PPO, *LOCKSTEP, "parallel.runtime=processes"]),
 }

@@ -56,6 +56,7 @@ class Apex(DQN):
     """DQN with other exploration, other counting and a choice of losses."""
 
     name = "apex"
+    paced = False  # beside actors of its own the learner goes at its own rate
     config: ApexConfig  # type: ignore[assignment]
 
     def __init__(self, config: ApexConfig, spec: Spec) -> None:

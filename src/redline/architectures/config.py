@@ -17,6 +17,9 @@ class ParallelConfig:
         None  # finished unrolls of one actor that may wait; 0: it waits for the learner, lag is zero
     )
     batch: int = 0  # unrolls learned from at once; 0: one of each actor
+    slot: int = 0  # agent steps of each environment that an actor sends to replay at a time; 0: chosen
+    publish_every: int = 1  # updates between publications of weights (replay)
+    replay_ratio: float | None = None  # samples learned from per sample collected at most; null: no bound
     late: Literal["wait", "drop"] = (
         "wait"  # an unroll that would exceed the bound on lag: wait for it, or do without
     )
@@ -30,11 +33,14 @@ class ParallelConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("copies", "queue", "batch", "delay"):
+        for name in ("copies", "queue", "batch", "delay", "slot"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if self.servers < 1:
-            raise ValueError(f"servers must be 1 or more, got {self.servers}")
+        for name in ("servers", "publish_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.replay_ratio is not None and self.replay_ratio <= 0:
+            raise ValueError(f"replay_ratio must be above 0 (or null for no bound), got {self.replay_ratio}")
         if self.max_staleness is not None and self.max_staleness < 0:
             raise ValueError(f"max_staleness must be 0 or more (or null for none), got {self.max_staleness}")
         if self.outlier is not None and self.outlier <= 0:

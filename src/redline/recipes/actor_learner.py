@@ -194,6 +194,7 @@ def apex() -> Experiment:
         replay=ReplayConfig(
             capacity=100_000, prioritized=True, n_step=3, alpha=0.6, beta=0.4, beta_final=0.4
         ),
+        parallel=ParallelConfig(architecture="apex"),
         run=RunConfig(steps=100_000),
     )
 
@@ -201,7 +202,7 @@ def apex() -> Experiment:
 def apex_atari() -> Experiment:
     """Ape-X DQN on Atari (Horgan et al. 2018): batches of 512, 3-step, centred RMSProp 0.00025 / 4, replay of 2M.
 
-    Departures: 32 environments where the paper has 360 actors, and a replay that never exceeds its capacity.
+    Departure: 32 environments, shared out to as many actors as the machine has cores for, where the paper has 360.
     """
     return Experiment(
         recipe="apex_atari",
@@ -228,6 +229,7 @@ def apex_atari() -> Experiment:
         replay=ReplayConfig(
             capacity=2_000_000, prioritized=True, n_step=3, alpha=0.6, beta=0.4, beta_final=0.4
         ),
+        parallel=ParallelConfig(architecture="apex"),
         run=RunConfig(steps=50_000_000, save_replay=False),
     )
 

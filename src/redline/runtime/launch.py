@@ -11,6 +11,7 @@ from redline.runtime.actor_learner import ActorLearnerLoop
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.parts import Parts
+from redline.runtime.replay_learner import ReplayLearnerLoop
 from redline.types import UserError
 
 
@@ -23,6 +24,7 @@ def architecture_of(experiment: Experiment) -> Architecture:
 LOOPS: dict[str, Callable[[Parts, Architecture], Loop]] = {
     "synchronous": lambda parts, _: in_process.make_loop(parts),
     "impala": ActorLearnerLoop,
+    "apex": ReplayLearnerLoop,
 }
 
 

@@ -110,7 +110,8 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
             f"raise sampler.num_envs, or use {experiment.sampler.num_envs}"
         )
     parallel = replace(parallel, runtime=runtime, copies=copies)
-    return replace(parallel, queue=_queue(experiment, parallel))
+    parallel = replace(parallel, queue=_queue(experiment, parallel))
+    return replace(parallel, slot=_slot(experiment, parallel))
 
 
 def _queue(experiment: Experiment, parallel: ParallelConfig) -> int:
@@ -122,6 +123,22 @@ def _queue(experiment: Experiment, parallel: ParallelConfig) -> int:
         if reason is None:
             return queue
     raise UserError(str(reason))
+
+
+def _slot(experiment: Experiment, parallel: ParallelConfig) -> int:
+    """Agent steps of each environment in an actor's slot: 0 where the algorithm says how long its unrolls are; one in
+    lock-step; else about Ape-X's 50 transitions, but enough to be worth a message and few enough to stay fresh."""
+    if not uses_replay(experiment):
+        return 0
+    if parallel.queue == 0:
+        if parallel.slot > 1:
+            raise UserError(
+                f"parallel.slot={parallel.slot}: with parallel.queue=0 actors and learner take turns at every step; "
+                "leave it 0, or set parallel.queue=1"
+            )
+        return 1
+    share = -(-experiment.sampler.num_envs // parallel.copies)
+    return parallel.slot or min(max(-(-50 // share), 8), 50)
 
 
 def choose_device(device: str) -> str:

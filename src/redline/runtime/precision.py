@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from redline.algorithms.apex import ApexConfig
 from redline.algorithms.dqn import DQNConfig
 from redline.algorithms.ppo import PPOConfig
 from redline.learners.flat import flatten_parameters, twin
@@ -41,7 +42,9 @@ class Work:
     def of(cls, experiment: Experiment) -> Work:
         """The work of one thread of an experiment whose threads and shards are chosen."""
         algorithm, envs = experiment.algorithm, experiment.sampler.num_envs
-        if isinstance(algorithm, DQNConfig):
+        if isinstance(algorithm, ApexConfig):  # at its own rate: each sample about once
+            batch, passes = algorithm.batch, 1.0
+        elif isinstance(algorithm, DQNConfig):
             batch, passes = algorithm.batch, algorithm.batch / algorithm.update_every
         elif isinstance(algorithm, PPOConfig):
             batch, passes = envs * algorithm.unroll // algorithm.minibatches, float(algorithm.epochs)

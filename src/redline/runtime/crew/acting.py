@@ -12,6 +12,7 @@ from torch import nn
 
 from redline import environments
 from redline.actors import Actor
+from redline.actors.priorities import FirstPriorities
 from redline.learners.flat import flatten_parameters, twin
 from redline.runtime.crew.board import Board
 from redline.runtime.crew.ports import REQUEST, Port
@@ -55,7 +56,7 @@ class ActorJob:
         """Fill the slots whose numbers come, each with the newest weights, until the run ends."""
         keep_freed_memory()
         network = ActingNetwork(self.experiment, self.spec, self._algorithm().network_kind)
-        actor = self._make_actor(network)
+        actor, priorities = self._make_actor(network), self._make_priorities()
         waited = 0.0
         try:
             while True:
@@ -63,13 +64,16 @@ class ActorJob:
                 number = port.get()
                 waited += time.perf_counter() - begin
                 if number == REQUEST:
-                    port.answer(self._answer(actor, *port.request()))
+                    port.answer(self._answer(actor, priorities, *port.request()))
                     continue
                 version = self.weights.read(network.views)
                 unroll = self.slots.unrolls[number]
                 actor.collect(
                     unroll, self.board.steps, version, lambda: self.board.stopping or port.orphaned()
                 )
+                room = self.slots.priority(number)
+                if room is not None and priorities is not None:
+                    room[...] = priorities.of(unroll)
                 self.slots.write_episodes(number, actor.episodes)
                 actor.episodes.clear()
                 self.board.taken[self.role] += unroll.action.shape[0] * unroll.action.shape[1]
@@ -95,11 +99,20 @@ class ActorJob:
             own_columns=True,
         )
 
+    def _make_priorities(self) -> FirstPriorities | None:
+        replay = self.experiment.replay
+        if replay is None or self.slots.priority(0) is None:
+            return None
+        clip = self.experiment.learner.reward == "clip"
+        return FirstPriorities(replay.n_step, self.experiment.algorithm.gamma, self.num_envs, clip=clip)
+
     @staticmethod
-    def _answer(actor: Actor, what: str, argument: Any) -> Any:
+    def _answer(actor: Actor, priorities: FirstPriorities | None, what: str, argument: Any) -> Any:
         if what == "state":
-            return actor.state()
+            return actor.state() | ({} if priorities is None else {"priorities": priorities.state()})
         if what == "load_state":
+            if priorities is not None:
+                priorities.load_state(argument["priorities"])
             return actor.load_state(argument)
         raise ValueError(f"an actor is not asked {what!r}")
 

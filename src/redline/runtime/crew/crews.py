@@ -13,8 +13,10 @@ from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.slots import Slots
 from redline.runtime.crew.threads import Crew, ThreadCrew
 from redline.runtime.crew.weights import Publication, WeightStore
+from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.parts import Parts, shares_of
 from redline.runtime.plan import usable_cores
+from redline.types import Episode
 
 START = 120.0  # seconds for roles to start and take a saved state
 ANSWER = 2.5  # seconds for an actor to reach the end of its unroll and tell its state
@@ -56,6 +58,14 @@ class Muster:
             ]
         )
 
+    def episodes(self, actor: int, slot: int) -> list[Episode]:
+        """Episodes that ended in a slot, under the numbers that their environments have in the run."""
+        first = self.first_columns[actor]
+        return [
+            Episode(first + each.index, each.episode_return, each.length)
+            for each in self.slots[actor].episodes(slot)
+        ]
+
     def close(self) -> None:
         """End the actors, then free the memory. Safe to call twice."""
         self.board.stop()
@@ -64,6 +74,13 @@ class Muster:
             slots.close()
         self.weights.close()
         self.board.close()
+
+
+def sends_priorities(experiment: Experiment) -> bool:
+    """Whether actors give first priorities: those that run freely beside a prioritised replay. In lock-step, as in one
+    loop, transitions enter with the largest priority."""
+    replay = experiment.replay
+    return bool(uses_replay(experiment) and replay and replay.prioritized and experiment.parallel.queue)
 
 
 def muster_actors(parts: Parts, slots_each: int) -> Muster:
@@ -75,7 +92,7 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
     weights = WeightStore(Publication(learner).sizes, shared=shared)
     sizes = shares_of(experiment.sampler.num_envs, copies)
     first = [0, *itertools.accumulate(sizes)][:copies]
-    length: int = getattr(experiment.algorithm, "unroll", 1)
+    length: int = experiment.parallel.slot or experiment.algorithm.unroll  # type: ignore[union-attr]
     spare = max(1, (usable_cores() - 1) // copies)
     slots = [
         Slots(
@@ -83,6 +100,7 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
             slots_each,
             shared=shared,
             debug=experiment.run.debug,
+            priorities=sends_priorities(experiment),
         )
         for size in sizes
     ]
