@@ -57,7 +57,8 @@ def system_map() -> str:
 def _map_row(architecture: Architecture) -> tuple[str, ...]:
     acts = next((role for role in architecture.roles if role.runs == "infer"), architecture.acting)
     learns = [role.name for role in architecture.roles if role.runs in ("learn", "train")]
-    ways = [f"{edge.carries}: {edge.source} → {edge.target}" for edge in architecture.edges]
+    place = [role.name for role in architecture.roles].index
+    ways = [f"{edge.carries} {_way(place(edge.target) - place(edge.source))}" for edge in architecture.edges]
     bound = lag_bound(architecture)
     unit = "updates" if architecture.shares_gradients else "batches"
     lag = "no bound" if bound is None else f"at most {bound} {unit}" if bound else "0"
@@ -70,11 +71,15 @@ def _map_row(architecture: Architecture) -> tuple[str, ...]:
         f"[{architecture.name}](#{architecture.name})",
         who or f"{acts.name} x {acts.copies}",
         ", ".join(learns),
-        "; ".join(ways) or "nothing",
+        ", ".join(ways) or "nothing",
         _in_step(architecture),
         lag,
         f"`{_command(architecture)}`" if architecture.name in LOOPS else "not built yet",
     )
+
+
+def _way(places: int) -> str:
+    return "up" if places > 0 else "down" if places < 0 else "among them"
 
 
 def _in_step(architecture: Architecture) -> str:
@@ -139,7 +144,7 @@ def _cell(config: type, architecture: str, reasons: Reasons) -> str:
     runs = [runtime for runtime, result in found.items() if isinstance(result, ParallelConfig)]
     if not runs:
         reason = next(text for text in found.values() if isinstance(text, str) and "runtime=" not in text)
-        return f"no ({reasons.number(reason)})"
+        return f"no ({reasons.number(reason.removeprefix(f'{ALGORITHMS[config].name} '))})"
     chosen = found[runs[0]]
     assert isinstance(chosen, ParallelConfig)
     lag = ", lag 0" if architecture != "synchronous" and chosen.queue == 0 else ""

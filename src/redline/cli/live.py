@@ -196,7 +196,7 @@ def _roles(roles: dict[str, float], room: int) -> list[Text]:
     each = []
     for name, share in roles.items():
         done = round(min(max(share, 0.0), 1.0) * METER)
-        bar = [("█" * done, "green"), ("█" * (METER - done), "bright_black")]
+        bar = [("█" * done, "green"), ("░" * (METER - done), "bright_black")]
         each.append(Text.assemble(f"{name} ", *bar, f" {share:4.0%}"))
     line = Text("   ").join(each)
     return ([line] if len(line.plain) <= room else each) if each else []
