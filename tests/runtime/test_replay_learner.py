@@ -21,6 +21,7 @@ from redline.algorithms.dqn import DQN
 from redline.environments.cartpole import CartPole
 from redline.ops.exploration import epsilon_ladder
 from redline.runs.checkpoint import load_checkpoint, save_checkpoint
+from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
@@ -262,6 +263,26 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path, runtime: str) -> None:
         steps = drive(loop, lambda: loop.intake.total > counted + 2_000, steps + taken)
         assert loop.feeder.replay.produced == loop.intake.total
         assert loop.parts.learner.version > 50
+
+
+@pytest.mark.slow
+def test_ape_x_balances_the_pole() -> None:
+    """One actor beside the learner; counted in updates, whatever the machine makes of either's speed."""
+    settings = experiment(
+        network={"hidden": (64, 64)},
+        algorithm={"batch": 128, "learning_starts": 500, "target_every_updates": 100},
+        parallel={"copies": 1},
+    )
+    returns: list[float] = []
+    with running(settings) as loop:
+        parts, steps = loop.parts, 0
+        while max(returns, default=0.0) < 195 and parts.learner.version < 4_500:
+            goal = parts.learner.version + 250
+            steps = drive(loop, lambda goal=goal: parts.learner.version >= goal, steps, 300)  # type: ignore[misc]
+            episodes = evaluate(settings, parts.algorithm, parts.learner.acting, 10, 1_000)
+            returns.append(float(np.mean([episode.episode_return for episode in episodes])))
+    assert returns[0] < 100  # it was not given
+    assert max(returns) >= 195
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def apex() -> Experiment:
     return Experiment(
         recipe="apex",
         algorithm=ApexConfig(
-            batch=64, update_every=4, learning_starts=1_000, target_every_updates=200, loss="huber"
+            batch=128, update_every=4, learning_starts=1_000, target_every_updates=100, loss="huber"
         ),
         network=NetworkConfig(hidden=(128, 128), activation="relu", dueling=True),
         learner=LearnerConfig(learning_rate=1e-3, max_grad_norm=40.0),
