@@ -63,6 +63,27 @@ def test_actors_beside_a_learner_equal_one_loop(tmp_path: Path, task: str, runti
     np.testing.assert_array_equal(counted["returns"], counted_beside["returns"])
 
 
+def seed(runtime: str, workers: int, groups: int) -> list[str]:
+    """Overrides for workers around one inference server, in lock-step."""
+    numbers = {"architecture": "seed", "runtime": runtime, "copies": workers, "queue": 0}
+    return [f"parallel.{name}={value}" for name, value in numbers.items()] + [f"sampler.groups={groups}"]
+
+
+@pytest.mark.parametrize(("workers", "groups"), [(3, 1), (4, 2)])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("task", TASKS)
+def test_workers_around_an_inference_server_equal_one_loop(
+    tmp_path: Path, task: str, runtime: str, workers: int, groups: int
+) -> None:
+    if runtime == "processes" and groups == 1:
+        pytest.skip("two groups show it; one shows nothing more")
+    alone, counted = weights(tmp_path / "alone", task, "sampler.shards=1", f"sampler.groups={groups}")
+    served, counted_served = weights(tmp_path / "served", task, *seed(runtime, workers, groups))
+    assert torch.equal(alone, served)
+    assert counted["steps"] == counted_served["steps"]
+    np.testing.assert_array_equal(counted["returns"], counted_served["returns"])
+
+
 def test_with_a_queue_the_parameters_differ(tmp_path: Path) -> None:
     """The twin of the test above: were acting weights never late, the comparison would prove nothing."""
     alone, _ = weights(tmp_path / "alone", "a2c")
