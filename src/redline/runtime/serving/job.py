@@ -32,6 +32,7 @@ from redline.types import Interruption, Spec, tree_map
 
 STOP, ASKED = -3, -4  # what the listener posts beside slots
 PATIENCE = 0.5  # seconds between looks at whether the run shall stop
+FINE = 1e-3  # seconds below which selectors round up: a deadline that close is slept for
 START = 100.0  # seconds for all workers to be there
 
 
@@ -221,7 +222,11 @@ class _Desk:
         """See ``Channel``."""
         calls: list[int] = []
         slots: list[tuple[int, int]] = []
-        for role, number in self.crew.wait(PATIENCE if timeout is None else timeout):
+        timeout = PATIENCE if timeout is None else timeout
+        if 0.0 < timeout < FINE:
+            time.sleep(timeout)
+            timeout = 0.0
+        for role, number in self.crew.wait(timeout):
             if role >= 0:
                 calls.append(number)
             elif number >= 0:
