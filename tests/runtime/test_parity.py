@@ -27,6 +27,7 @@ TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
         1024,
         ("network.normalize_observation=true", "learner.reward=normalize"),
     ),
+    "ppo-cut": ("Pendulum-v1", "ppo", 1024, ("environment.time_limit=13", "learner.reward=normalize")),
 }
 RUNTIMES = ("threads", "processes")
 

@@ -94,7 +94,10 @@ class Server:
             self._finish(ended, version)
             who = who[~ending]
         if len(who):
-            self._act(who, version)
+            neighbours = who[-1] - who[0] == len(who) - 1
+            # Q-learners explore differently in each environment, and know them by the first one's number alone.
+            for part in [who] if neighbours or self.algorithm.network_kind != "q" else who[:, None]:
+                self._act(part, version)
         self.batches += 1
         self.acting += time.perf_counter() - begin
         return who.tolist(), ended.tolist()
@@ -127,7 +130,7 @@ class Server:
         self.tables.done[who] += 1  # before anyone is told: a successor of this server must not count too few
 
     def _value_final(self, who: np.ndarray) -> None:
-        """Values of the final observations of truncated episodes, by the weights and states that just acted."""
+        """Values of the final observations of truncated episodes, in the states that acted last."""
         columns, slots, times = self._rows(who)
         truncated = np.flatnonzero(self.tables.unroll["truncated"][slots, times - 1, columns])
         columns, slots, times = columns[truncated], slots[truncated], times[truncated]
@@ -141,8 +144,17 @@ class Server:
     def _input(self, place: _InPlace | _Gathered) -> ActInput:
         observation, reset, mask = place.read()
         columns = place.columns
-        state = tree_map(lambda leaf: leaf[columns], self.state)
-        return ActInput(observation, state, reset, mask, self.generator, self.steps())
+        return ActInput(
+            observation,
+            tree_map(lambda leaf: leaf[columns], self.state),
+            reset,
+            mask,
+            self.generator,
+            self.steps(),
+            first_environment=columns.start if isinstance(columns, slice) else int(columns[0]),
+            num_environments=self.shape.columns,
+            record=bool(self.tables.unroll["record"]),
+        )
 
     def _rows(self, who: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Columns of workers, and slot and time of each: i64[n]."""

@@ -6,6 +6,7 @@ one process can host many of them; those that compute in Python get a process ea
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -39,9 +40,12 @@ class HostJob:
     shape: Shape
     bells: tuple[Bell, ...]  # of each worker
     board: Board
+    core: int = -1  # to stay on; -1: any. Many threads of one interpreter pass its lock on faster on one core
 
     def run(self, port: Port) -> None:
         """Let the workers step until the run ends; answer requests when they rest."""
+        if self.core >= 0 and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {self.core})
         host = _Host(self, port)
         host.start()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -80,6 +81,7 @@ class InferenceJob:
 
     def _muster(self, bells: Sequence[Bell]) -> Crew:
         experiment = self.experiment
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [-1]
         jobs = [
             HostJob(
                 f"host-{number}",
@@ -91,6 +93,7 @@ class InferenceJob:
                 self.shape,
                 tuple(bells[worker] for worker in workers),
                 self.board,
+                cores[number % len(cores)] if self._processes and len(workers) > 1 else -1,
             )
             for number, workers in enumerate(self.hosts)
         ]
