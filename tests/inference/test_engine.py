@@ -1,7 +1,8 @@
-"""Workers around a server: the right action to the right environment, whole unrolls, and section 10's checks on sampling."""
+"""Workers around a server: the right action to the right environment, whole unrolls, checks of section 10 and 18."""
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from typing import Any
@@ -47,7 +48,7 @@ def test_every_environment_gets_the_action_that_its_observation_asks_for(name: s
     assert sum(unroll["truncated"].sum() for unroll in rig.unrolls) > 5
     for worker in range(rig.shape.workers):
         mine = [unroll for (who, _), unroll in zip(rig.handed, rig.unrolls, strict=True) if who == worker]
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in itertools.pairwise(mine):
             np.testing.assert_array_equal(before["observation"][-1], after["observation"][0])
             np.testing.assert_array_equal(before["reset"][-1], after["reset"][0])
     if ARRANGEMENTS[name].get("largest"):
@@ -83,7 +84,7 @@ def test_an_unroll_that_spans_versions_says_so() -> None:
     mine = [
         u["policy_version"][:, 0] for (who, _), u in zip(rig.handed, rig.unrolls, strict=True) if who == 0
     ]
-    assert all(after[0] > before[0] for before, after in zip(mine, mine[1:], strict=False))
+    assert all(after[0] > before[0] for before, after in itertools.pairwise(mine))
 
 
 def test_section_10_check_3_a_group_is_never_served_while_it_steps() -> None:

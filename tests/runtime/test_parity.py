@@ -78,7 +78,8 @@ def test_workers_around_an_inference_server_equal_one_loop(
 ) -> None:
     if runtime == "processes" and groups == 1:
         pytest.skip("two groups show it; one shows nothing more")
-    alone, counted = weights(tmp_path / "alone", task, "sampler.shards=1", f"sampler.groups={groups}")
+    here = ["parallel.architecture=synchronous", "sampler.shards=1", f"sampler.groups={groups}"]
+    alone, counted = weights(tmp_path / "alone", task, *here)
     served, counted_served = weights(tmp_path / "served", task, *seed(runtime, workers, groups))
     assert torch.equal(alone, served)
     assert counted["steps"] == counted_served["steps"]
