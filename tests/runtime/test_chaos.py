@@ -27,6 +27,16 @@ SYSTEMS: dict[str, tuple[str, str, list[str]]] = {
         "apex",
         ["parallel.copies=2", "algorithm.learning_starts=200", "algorithm.batch=32"],
     ),
+    "seed": (
+        "CartPole-v1",
+        "seed",
+        ["parallel.copies=3", "sampler.num_envs=6", "parallel.hosts=2"],
+    ),
+    "inference_engine": (
+        "CartPole-v1",
+        "inference_engine",
+        ["parallel.copies=2", "algorithm.epochs=1", "algorithm.unroll=16"],
+    ),
 }
 PROCESSES = "parallel.runtime=processes"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for children in /proc")

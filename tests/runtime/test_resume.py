@@ -35,9 +35,16 @@ LOCKSTEP = [
     "parallel.queue=0",
     "algorithm.minibatches=1",
 ]
+ENGINE = [
+    "parallel.architecture=seed",
+    "parallel.copies=3",
+    "parallel.queue=0",
+    "parallel.runtime=processes",
+]
 CASES = {
     "ppo": ("CartPole-v1", "ppo", 8192, PPO),
     "ppo_lstm": ("CartPole-v1", "ppo_lstm", 8192, PPO),
+    "ppo_engine": ("Pendulum-v1", "ppo", 8192, [*PPO, *ENGINE]),
     "ppo_mujoco": ("Hopper-v5", "ppo", 8192, [*PPO, "algorithm.unroll=128", "algorithm.minibatches=4"]),
     "dqn": ("CartPole-v1", "dqn", 4096, DQN),
     "apex_threads": ("CartPole-v1", "dqn", 4096, [*DQN, *REPLAY, "parallel.runtime=threads"]),

@@ -20,6 +20,9 @@ class ParallelConfig:
     slot: int = 0  # agent steps of each environment that an actor sends to replay at a time; 0: chosen
     publish_every: int = 1  # updates between publications of weights (replay)
     replay_ratio: float | None = None  # samples learned from per sample collected at most; null: no bound
+    hosts: int = 0  # processes that a server's workers share, a thread each (seed); 0: one for each core
+    max_batch: int = 0  # workers that an inference server acts for at once (seed, queue above 0); 0: no limit
+    max_wait: float = 0.0  # seconds that a worker's request may wait for company (seed, queue above 0)
     late: Literal["wait", "drop"] = (
         "wait"  # an unroll that would exceed the bound on lag: wait for it, or do without
     )
@@ -33,7 +36,7 @@ class ParallelConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("copies", "queue", "batch", "delay", "slot"):
+        for name in ("copies", "queue", "batch", "delay", "slot", "hosts", "max_batch", "max_wait"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("servers", "publish_every"):

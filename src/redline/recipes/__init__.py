@@ -16,9 +16,13 @@ from redline.recipes.actor_learner import (
     impala,
     impala_atari,
     impala_lstm,
+    inference_engine,
+    inference_engine_atari,
     n_step_q,
     one_step_q,
     one_step_sarsa,
+    seed,
+    seed_atari,
 )
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
 from redline.recipes.general import a2c, dqn, ppo, ppo_lstm
@@ -50,6 +54,10 @@ RECIPES: dict[str, Recipe] = {
     "gorila": gorila,
     "apex": apex,
     "apex_atari": apex_atari,
+    "seed": seed,
+    "seed_atari": seed_atari,
+    "inference_engine": inference_engine,
+    "inference_engine_atari": inference_engine_atari,
 }
 
 

@@ -5,6 +5,8 @@ Sums stay sums where a paper sums its losses over time and batch: its learning r
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from redline.actors.config import SamplerConfig
 from redline.algorithms.a2c import A2CConfig
 from redline.algorithms.apex import ApexConfig
@@ -16,6 +18,8 @@ from redline.architectures.config import ParallelConfig
 from redline.learners.config import LearnerConfig
 from redline.networks.config import NetworkConfig
 from redline.replay.config import ReplayConfig
+from redline.recipes.atari import a2c_atari
+from redline.recipes.general import ppo
 from redline.runtime.experiment import Experiment, RunConfig
 
 
@@ -252,4 +256,43 @@ def gorila() -> Experiment:
         sampler=SamplerConfig(num_envs=4),
         replay=ReplayConfig(capacity=100_000),
         run=RunConfig(steps=100_000),
+    )
+
+
+def seed() -> Experiment:
+    """SEED (Espeholt et al. 2020): IMPALA's algorithm; workers know no network, one server acts for whoever is ready."""
+    return replace(
+        impala(),
+        recipe="seed",
+        sampler=SamplerConfig(num_envs=16),
+        parallel=ParallelConfig(architecture="seed", copies=8),
+    )
+
+
+def seed_atari() -> Experiment:
+    """SEED on Atari, with IMPALA's numbers."""
+    return replace(
+        impala_atari(),
+        recipe="seed_atari",
+        parallel=ParallelConfig(architecture="seed", copies=4),  # each steps 8 games at a barrier
+    )
+
+
+def inference_engine() -> Experiment:
+    """Accel RL's synchronous sampler (Stooke & Abbeel 2018) with PPO: two groups of workers take turns, lag is zero."""
+    return replace(
+        ppo(),
+        recipe="inference_engine",
+        sampler=SamplerConfig(num_envs=8, groups=2),
+        parallel=ParallelConfig(architecture="seed", copies=4, queue=0),
+    )
+
+
+def inference_engine_atari() -> Experiment:
+    """The same with A2C on Atari: horizon 5, several games to a worker, as in Accel RL."""
+    return replace(
+        a2c_atari(),
+        recipe="inference_engine_atari",
+        sampler=SamplerConfig(num_envs=16, groups=2),
+        parallel=ParallelConfig(architecture="seed", copies=4, queue=0),
     )

@@ -64,12 +64,10 @@ class Pacer:
 
     def ready(self) -> list[tuple[int, int]] | None:
         """The slots of the next batch, by actor, or None while the learner must wait."""
-        full = sorted(
-            (key for key, flight in self.flights.items() if flight.arrived and not flight.void),
-            key=lambda key: (self.flights[key].since, self.flights[key].order),
-        )
+        full = [key for key, flight in self.flights.items() if flight.arrived and not flight.void]
         if len(full) < self.take:
             return None
+        full.sort(key=lambda key: (self.flights[key].since, self.flights[key].order))
         batch = full[: self.take]
         if not self._in_time(batch):
             if not self.drop:
@@ -97,13 +95,19 @@ class Pacer:
 class ActorLearnerLoop:
     """The learner's side. ``iterate`` learns from one batch."""
 
-    def __init__(self, parts: Parts, architecture: Architecture) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        architecture: Architecture,
+        muster: Callable[[Parts, int], Muster] = muster_actors,
+    ) -> None:
+        """muster: starts whoever hands unrolls in, each with so many slots."""
         self.parts, self.architecture = parts, architecture
         experiment, learner = parts.experiment, parts.learner
         parallel = experiment.parallel
         edge = architecture.edge("unroll")
         assert edge is not None
-        self.copies = architecture.role(edge.source).copies
+        self.copies = architecture.senders(edge)
         bound = lag_bound(architecture)
         assert bound is not None
         take = edge.take or self.copies
@@ -119,7 +123,7 @@ class ActorLearnerLoop:
         self.pacer = Pacer(bound, take, drop=parallel.late == "drop")
         self.delay = parallel.delay
         self._held_back: deque[tuple[list[np.ndarray], int]] = deque()
-        self.muster: Muster = muster_actors(parts, 1 + edge.capacity)
+        self.muster = muster(parts, 1 + edge.capacity)
         cuda = learner.device.type == "cuda"
         length: int = experiment.algorithm.unroll  # type: ignore[union-attr]
         self.gatherer = Gatherer(parts.algorithm, learner.acting, parts.spec, length, pin=cuda)
@@ -169,11 +173,12 @@ class ActorLearnerLoop:
         self._hand_out()
         batch = self._next_batch(stop)
         unrolls = [self.muster.slots[actor].unrolls[slot] for actor, slot in batch]
-        unroll = self.gatherer.join(unrolls)
+        whole = self.muster.joined(batch) if self.held else None
+        unroll = self.gatherer.join(unrolls) if whole is None else whole
         lags = [self._lag(each) for each in unrolls]
         self.waiting += time.perf_counter() - begin
         taken = unroll.action.shape[0] * unroll.action.shape[1]
-        self._take_episodes(batch)
+        self._episodes += self.muster.episodes(batch)
         if not self.held:  # copied: the actors may have them back while the learner computes
             self._idle += batch
             self._hand_out()
@@ -238,14 +243,6 @@ class ActorLearnerLoop:
             "max": float(recent[-1]),
         }
 
-    def _take_episodes(self, batch: list[tuple[int, int]]) -> None:
-        first = self.muster.first_columns
-        for actor, slot in batch:
-            for episode in self.muster.slots[actor].episodes(slot):
-                self._episodes.append(
-                    Episode(first[actor] + episode.index, episode.episode_return, episode.length)
-                )
-
     def finished_episodes(self) -> list[Episode]:
         """Episodes ended since the last call."""
         ended, self._episodes = self._episodes, []
@@ -261,7 +258,7 @@ class ActorLearnerLoop:
         seconds = max(time.perf_counter() - self._begun, 1e-9)
         full = sum(flight.arrived for flight in self.pacer.flights.values())
         return Gauges(
-            roles={"actor": self.muster.utilisation(seconds), "learner": min(self.learning / seconds, 1.0)},
+            roles=self.muster.utilisation(seconds) | {"learner": min(self.learning / seconds, 1.0)},
             queues={"unrolls": float(full)},
             rooms={"unrolls": float(sum(map(len, self.muster.slots)))},
             lag=self._lag_gauges(),

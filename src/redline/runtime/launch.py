@@ -12,6 +12,7 @@ from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.parts import Parts
 from redline.runtime.replay_learner import ReplayLearnerLoop
+from redline.runtime.serving.muster import muster_server
 from redline.types import UserError
 
 
@@ -24,6 +25,7 @@ def architecture_of(experiment: Experiment) -> Architecture:
 LOOPS: dict[str, Callable[[Parts, Architecture], Loop]] = {
     "synchronous": lambda parts, _: in_process.make_loop(parts),
     "impala": ActorLearnerLoop,
+    "seed": lambda parts, architecture: ActorLearnerLoop(parts, architecture, muster_server),
     "apex": ReplayLearnerLoop,
 }
 

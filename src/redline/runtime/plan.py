@@ -61,6 +61,8 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
         shards, groups = 1, 1
     shards = shards or (min(cores, sampler.num_envs) if atari and device == "cpu" else 1)
     overlaps = device != "cpu" or experiment.environment.backend == "workers"
+    if parallel.architecture == "seed":
+        shards, groups = 1, _served_groups(groups, parallel.copies)
     groups = groups or (2 if overlaps and sampler.num_envs >= 2 * shards else 1)
     replay = experiment.replay
     if replay is not None and uses_replay(experiment):  # no larger than the run can fill
@@ -102,16 +104,28 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
         "cartpole",
     )
     runtime = parallel.runtime if parallel.runtime != "auto" else ("threads" if outside else "processes")
-    copies = parallel.copies or max(cores if architecture.shares_gradients else cores - 1, 1)
+    serves = architecture.name == "seed"  # two workers at least, so that one steps while the other is served
+    every = cores if architecture.shares_gradients or serves else cores - 1
+    copies = parallel.copies or max(every, 2 if serves else 1)
     copies = min(copies, experiment.sampler.num_envs)
     if parallel.copies > experiment.sampler.num_envs:
         raise UserError(
             f"parallel.copies={parallel.copies} is more than the {experiment.sampler.num_envs} environments: "
             f"raise sampler.num_envs, or use {experiment.sampler.num_envs}"
         )
-    parallel = replace(parallel, runtime=runtime, copies=copies)
+    hosts = min(parallel.hosts or cores, copies) if serves else parallel.hosts
+    parallel = replace(parallel, runtime=runtime, copies=copies, hosts=hosts)
     parallel = replace(parallel, queue=_queue(experiment, parallel))
     return replace(parallel, slot=_slot(experiment, parallel))
+
+
+def _served_groups(groups: int, workers: int) -> int:
+    """Groups of workers that an inference server serves in turns: two, unless said otherwise."""
+    if groups > workers:
+        raise UserError(
+            f"sampler.groups={groups} is more than the {workers} workers: raise parallel.copies, or use {workers}"
+        )
+    return groups or min(2, workers)
 
 
 def _queue(experiment: Experiment, parallel: ParallelConfig) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from redline.runtime.crew.region import Region
 
 CLOCK = ("stepping", "acting", "learning", "waiting")  # seconds
-EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "spare_a", "spare_b")  # counts
+EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "discarded", "spare_b")  # counts
 
 
 class Board:
