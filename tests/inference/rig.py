@@ -1,4 +1,7 @@
-"""Workers as threads around one server, without crew, ports or learner: the loops alone, driven by a test."""
+"""Workers as threads around one server, without crew, ports or learner: the loops alone, driven by a test.
+
+Over budget: every property of the rig is one argument.
+"""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ class FiniteCheck:
             # A NaN or infinity always shows in the sum of squares. A sum that overflows without one is
             # possible, so only the exact test may refuse. Above a few thousand numbers BLAS would start threads.
             flat = values.reshape(-1)
-            if flat.size <= FEW:  # one environment of a worker: looking at each costs less than a call of BLAS
+            if (
+                flat.size <= FEW
+            ):  # one environment of a worker: looking at each costs less than a call of BLAS
                 if not all(map(math.isfinite, flat.tolist())):
                     self._refuse(values, "reward" if values is reward else "observation")
                 continue

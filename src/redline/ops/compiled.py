@@ -1,6 +1,8 @@
 """Loops over rows, compiled by Numba, for a CPU: there a small operation of torch costs as much as hundreds of rows.
 
 Each has a twin in torch operations that says the same and that a test holds it to.
+
+Over budget: compiled loops take their arrays one by one.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from redline.algorithms.impala import IMPALAConfig
 from redline.architectures.config import ParallelConfig
 from redline.learners.config import LearnerConfig
 from redline.networks.config import NetworkConfig
-from redline.replay.config import ReplayConfig
 from redline.recipes.atari import a2c_atari
 from redline.recipes.general import ppo
+from redline.replay.config import ReplayConfig
 from redline.runtime.experiment import Experiment, RunConfig
 
 
@@ -260,7 +260,7 @@ def gorila() -> Experiment:
 
 
 def seed() -> Experiment:
-    """SEED (Espeholt et al. 2020): IMPALA's algorithm; workers know no network, one server acts for whoever is ready."""
+    """SEED (Espeholt et al. 2020): IMPALA's algorithm; workers without a network, one server acts for all."""
     return replace(
         impala(),
         recipe="seed",

@@ -71,14 +71,6 @@ class Muster:
             ]
         )
 
-    def episodes(self, actor: int, slot: int) -> list[Episode]:
-        """Episodes that ended in a slot, under the numbers that their environments have in the run."""
-        first = self.first_columns[actor]
-        return [
-            Episode(first + each.index, each.episode_return, each.length)
-            for each in self.slots[actor].episodes(slot)
-        ]
-
     def close(self) -> None:
         """End the actors, then free the memory. Safe to call twice."""
         self.board.stop()

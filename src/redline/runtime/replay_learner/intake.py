@@ -44,7 +44,7 @@ class Intake:
             for actor, slot in sorted(arrived):
                 self._out.discard((actor, slot))
                 self._idle.append((actor, slot))
-                self.episodes += self.muster.episodes(actor, slot)
+                self.episodes += self.muster.episodes([(actor, slot)])
                 count = self.feeder.add(actor, slot)
                 self.total += count
                 self.pace.came(self.total, count)

@@ -177,8 +177,8 @@ class ReplayLearnerLoop:
         seconds = max(time.perf_counter() - self._begun, 1e-9)
         with self.intake.lock:
             return Gauges(
-                roles={
-                    "actor": self.muster.utilisation(seconds),
+                roles=self.muster.utilisation(seconds)
+                | {
                     "replay": min(self.feeder.seconds / seconds, 1.0),
                     "learner": min(self.learning / seconds, 1.0),
                 },

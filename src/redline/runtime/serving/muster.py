@@ -46,21 +46,27 @@ class ServerCrew:
         return self.crew.pids() if isinstance(self.crew, ProcessCrew) else []
 
     def tell(self, role: int, number: int) -> None:
+        """Send a worker's slot to the server."""
         self.crew.tell(0, self.shape.slots * role + number)
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
+        """(worker, slot) of all trajectories that are done."""
         return [divmod(number, self.shape.slots) for _, number in self.crew.wait(timeout)]
 
     def post(self, number: int) -> None:
+        """As the crew's."""
         self.crew.post(number)
 
     def kill(self, role: int) -> None:
+        """End the server: all workers live and die with it."""
         self.crew.kill(0)
 
     def ask(self, role: int, what: str, argument: Any = None, timeout: float = 10.0) -> Any:
+        """What the server answers; it answers for all workers."""
         return self.crew.ask(0, what, argument, timeout)
 
     def revived(self) -> list[int]:
+        """All workers, where the server was started anew."""
         return list(range(self.shape.workers)) if self.crew.revived() else []
 
     def events(self) -> dict[str, int]:
