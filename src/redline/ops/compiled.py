@@ -79,19 +79,18 @@ def categorical_objective(
     logits: np.ndarray,
     value: np.ndarray,
     action: np.ndarray,
-    log_prob: np.ndarray,
-    advantage: np.ndarray,
-    target: np.ndarray,
-    old_value: np.ndarray,
+    columns: tuple[np.ndarray, ...],
     numbers: np.ndarray,
     for_logits: np.ndarray,
     for_value: np.ndarray,
 ) -> np.ndarray:
     """PPO's objective of N rows with f32[N, A] ``logits``, as ``ops.ppo`` has it in torch.
 
-    ``numbers``: clip, value cost, entropy cost and value clip (infinite for none), f32[4]. Written to: the slopes of
-    the *mean* objective, f32[N, A] and f32[N]. Returns means f32[5] in the order of ``ops.ppo.METRICS``.
+    ``columns``: log_prob, advantage, target and the old value, f32[N] each.   ``numbers``: clip, value cost, entropy
+    cost and value clip (infinite for none), f32[4]. Written to: the slopes of the *mean* objective, f32[N, A] and
+    f32[N]. Returns means f32[5] in the order of ``ops.ppo.METRICS``.
     """
+    log_prob, advantage, target, old_value = columns
     clip, value_cost, entropy_cost, value_clip = numbers
     one, count = np.float32(1.0), np.float32(len(value))
     sums = np.zeros(5)

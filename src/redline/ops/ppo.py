@@ -174,13 +174,14 @@ def _in_rows(
     """By ``compiled.categorical_objective``."""
     if samples.action_mask is not None:
         logits = logits.masked_fill(~samples.action_mask, ILLEGAL)
-    columns = (samples.action, samples.log_prob, samples.advantage, samples.target, samples.value)
+    columns = (samples.log_prob, samples.advantage, samples.target, samples.value)
     numbers = (samples.clip, value_cost, entropy_cost, torch.inf if value_clip is None else value_clip)
     for_logits, for_value = torch.empty(logits.shape), torch.empty(value.shape)
     means = kernel(
         logits.numpy().reshape(-1, logits.shape[-1]),
         value.numpy().reshape(-1),
-        *(column.numpy().reshape(-1) for column in columns),
+        samples.action.numpy().reshape(-1),
+        tuple(column.numpy().reshape(-1) for column in columns),
         np.array(numbers, np.float32),
         for_logits.numpy().reshape(-1, logits.shape[-1]),
         for_value.numpy().reshape(-1),
