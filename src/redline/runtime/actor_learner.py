@@ -178,7 +178,7 @@ class ActorLearnerLoop:
         lags = [self._lag(each) for each in unrolls]
         self.waiting += time.perf_counter() - begin
         taken = unroll.action.shape[0] * unroll.action.shape[1]
-        self._episodes += self.muster.finished(batch)
+        self._episodes += self.muster.episodes(batch)
         if not self.held:  # copied: the actors may have them back while the learner computes
             self._idle += batch
             self._hand_out()
@@ -258,7 +258,7 @@ class ActorLearnerLoop:
         seconds = max(time.perf_counter() - self._begun, 1e-9)
         full = sum(flight.arrived for flight in self.pacer.flights.values())
         return Gauges(
-            roles=self.muster.roles(seconds) | {"learner": min(self.learning / seconds, 1.0)},
+            roles=self.muster.utilisation(seconds) | {"learner": min(self.learning / seconds, 1.0)},
             queues={"unrolls": float(full)},
             rooms={"unrolls": float(sum(map(len, self.muster.slots)))},
             lag=self._lag_gauges(),

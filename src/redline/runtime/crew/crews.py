@@ -37,19 +37,19 @@ class Muster:
         """The unrolls of (actor, slot) pairs, where they lie side by side as one; else they are to be gathered."""
         return None
 
-    def finished(self, batch: Sequence[tuple[int, int]]) -> list[Episode]:
-        """The episodes that ended in the slots of (actor, slot) pairs."""
-        return [episode for actor, slot in batch for episode in self.episodes(actor, slot)]
+    def episodes(self, batch: Sequence[tuple[int, int]]) -> list[Episode]:
+        """The episodes that ended in the slots of (actor, slot) pairs; ``index`` counts the run's environments."""
+        return [
+            Episode(self.first_columns[actor] + episode.index, episode.episode_return, episode.length)
+            for actor, slot in batch
+            for episode in self.slots[actor].episodes(slot)
+        ]
 
-    def roles(self, seconds: float) -> dict[str, float]:
-        """Share of ``seconds`` that each role beside the learner spent at work."""
-        return {"actor": self.utilisation(seconds)}
-
-    def utilisation(self, seconds: float) -> float:
-        """Share of ``seconds`` that the actors spent stepping and acting, averaged."""
+    def utilisation(self, seconds: float) -> dict[str, float]:
+        """Share of ``seconds`` that the roles spent at work: actors stepping and acting, averaged."""
         clocks = [self.board.clock(role) for role in range(len(self.slots))]
         busy = sum(clock["stepping"] + clock["acting"] for clock in clocks)
-        return min(busy / (seconds * len(clocks)), 1.0)
+        return {"actor": min(busy / (seconds * len(clocks)), 1.0)}
 
     def clock(self) -> dict[str, float]:
         """Seconds of all actors together, by ``board.CLOCK``'s names."""

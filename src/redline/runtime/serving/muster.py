@@ -93,11 +93,11 @@ class ServerMuster(Muster):
             return self.whole[batch[0][1]]
         return None
 
-    def finished(self, batch: Sequence[tuple[int, int]]) -> list[Episode]:
+    def episodes(self, batch: Sequence[tuple[int, int]]) -> list[Episode]:
         """The episodes that ended in the slots of (worker, slot) pairs."""
         return self.tables.episodes(batch)
 
-    def roles(self, seconds: float) -> dict[str, float]:
+    def utilisation(self, seconds: float) -> dict[str, float]:
         """Share of ``seconds`` that workers spent stepping, averaged, and the server acting."""
         workers = len(self.slots)
         stepping = sum(self.board.clock(1 + worker)["stepping"] for worker in range(workers)) / workers
