@@ -34,7 +34,7 @@ def diagrams() -> dict[str, str]:
 
 def sections() -> dict[str, str]:
     """The parts of the page that are made from the code, by the name between their markers."""
-    return {"map": system_map(), "diagrams": _pictures(), "matrix": matrix()}
+    return {"map": system_map(), "pages": _pages(), "diagrams": _pictures(), "matrix": matrix()}
 
 
 def system_map() -> str:
@@ -104,6 +104,13 @@ def _command(architecture: Architecture) -> str:
     replays = architecture.has_replay or architecture.name == "gorila"
     recipe = [*named, "dqn" if replays else "a2c"][0]
     return f"redline train ENV --recipe {recipe} --architecture {architecture.name}"
+
+
+def _pages() -> str:
+    """Links to the pages beside this one, by their own titles."""
+    others = sorted(path for path in FOLDER.glob("*.md") if path != PAGE)
+    titles = [path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for path in others]
+    return "\n".join(f"- [{title}]({path.name})" for path, title in zip(others, titles, strict=True))
 
 
 def _pictures() -> str:

@@ -169,7 +169,7 @@ def test_train_takes_architecture_and_runtime(folder: Path, capsys: pytest.Captu
     assert "architecture: impala" in config
     assert "runtime: threads" in config
     assert "- architecture impala, runtime threads: Lag is 0: each actor waits" in shown
-    assert re.search(r"busy: actor \d+% learner \d+% \| \d of 2 unrolls wait \| lag 0 max 0 bound 0", shown)
+    assert re.search(r"busy: actor \d+% learner \d+% \| queue: unrolls \d of 2 \| lag 0 max 0 bound 0", shown)
     assert re.search(r"\(actor \d+%, learner \d+%", shown)  # the sentence at the end
     assert "<b>Lag</b>" in (folder / "runs/beside/report.html").read_text()
 

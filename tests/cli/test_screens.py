@@ -87,7 +87,7 @@ def test_live_screen_shows_roles_queues_and_lag() -> None:
     for part in (
         "waiting 2%",
         "actor ██████░░░░  62%   learner ██████████  97%",
-        "7 of 8 unrolls wait   replay ratio 8",
+        "unrolls 7 of 8   replay ratio 8",
         "mean 1.2   95% within 2   most 2   bound 2 (batches)",
         "The learner is the bottleneck (actor 62%, learner 97%, 7 of 8 unrolls wait): fewer",
     ):
@@ -177,7 +177,9 @@ def test_plain_lines_show_roles_queues_and_lag() -> None:
     plain.stop("done")
     lines = stream.getvalue().splitlines()
     assert stream.getvalue().isascii()
-    told = " | busy: actor 62% learner 97% | 7 of 8 unrolls wait | lag 1.2 max 2 bound 2 | replay ratio 8 | "
+    told = (
+        " | busy: actor 62% learner 97% | queue: unrolls 7 of 8 | lag 1.2 max 2 bound 2 | replay ratio 8 | "
+    )
     assert told in lines[1]
     assert lines[-2].startswith(
         "The learner is the bottleneck (actor 62%, learner 97%, 7 of 8 unrolls wait): "

@@ -101,3 +101,10 @@ def test_replay_systems_catch_the_ball(recipe: str, every: int, tmp_path: Path) 
     one_loop = "parallel.architecture=synchronous"  # as many updates a step on any machine
     run = train("redline/Catch-v0", recipe, 15_000, tmp_path, f"algorithm.update_every={every}", one_loop)
     assert run.evaluate(50).mean_return >= 0.8  # chance is about -0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["seed", "inference_engine"])
+def test_workers_around_an_inference_server_balance_the_pole(recipe: str, tmp_path: Path) -> None:
+    run = train("CartPole-v1", recipe, 60_000, tmp_path, "parallel.runtime=threads", "parallel.copies=2")
+    assert run.evaluate(20).mean_return >= 150

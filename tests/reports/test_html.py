@@ -299,7 +299,7 @@ def test_roles_side_by_side_have_a_section(tmp_path: Path) -> None:
         "Roles, lag and replay",
         "Lag",
         "Utilisation",
-        "Queues",
+        "Queue: unrolls",
         "Replay ratio",
         "95% within",
         "bound",

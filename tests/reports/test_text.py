@@ -222,8 +222,8 @@ def test_returns_in_words(returns: list[float], text: str) -> None:
         ),
         (
             {"actor": 0.5, "learner": 0.8},  # not quite busy, but what waits says it
-            {"queues": {"unrolls": 3.0}, "rooms": {"unrolls": 4.0}, "device": "cuda"},
-            "The learner is the bottleneck (actor 50%, learner 80%, 3 of 4 unrolls wait): fewer actors lose nothing;"
+            {"queues": {"unrolls": 7.0}, "rooms": {"unrolls": 8.0}, "device": "cuda"},
+            "The learner is the bottleneck (actor 50%, learner 80%, 7 of 8 unrolls wait): fewer actors lose nothing;"
             " a larger batch, bf16 or a faster GPU would help.",
         ),
         (
@@ -258,6 +258,18 @@ def test_returns_in_words(returns: list[float], text: str) -> None:
             {"actor": 0.5, "learner": 0.45},
             {"lag_bound": 2},
             "The roles wait for each other (actor 50%, learner 45%): more room (parallel.queue) or longer unrolls"
+            " would help.",
+        ),
+        (
+            {"actor": 0.5, "learner": 0.8},
+            {"queues": {"unrolls": 0.0}, "rooms": {"unrolls": 8.0}},
+            "The roles wait for each other (actor 50%, learner 80%): more room (parallel.queue) or longer unrolls"
+            " would help.",
+        ),
+        (
+            {"actor": 0.6, "learner": 0.3},
+            {"queues": {"unrolls": 8.0}, "rooms": {"unrolls": 8.0}},
+            "The roles wait for each other (actor 60%, learner 30%): more room (parallel.queue) or longer unrolls"
             " would help.",
         ),
         (

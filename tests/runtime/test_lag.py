@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,22 @@ def test_delayed_weights_are_as_late_as_asked(tmp_path: Path) -> None:
 def test_normalised_rewards_need_batches_that_hold_every_environment_in_order(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"learner.reward=normalize .* set parallel.queue=0"):
         gauges(tmp_path, "parallel.copies=2", "parallel.queue=1", "learner.reward=normalize")
+
+
+def test_gauges_reach_the_metrics_of_the_run(tmp_path: Path) -> None:
+    overrides = [*COMMON, "parallel.copies=2", "parallel.queue=1"]
+    run = redline.train("CartPole-v1", "impala", steps=2000, folder=str(tmp_path), overrides=overrides)
+    last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < last["roles/actor"] <= 1
+    assert 0 < last["roles/learner"] <= 1
+    assert 0 <= last["queue/unrolls"] <= 4
+    assert 0 < last["lag/mean"] <= last["lag/p95"] <= last["lag/max"] <= last["lag/bound"] == 2
+    assert not {name for name in last if name.startswith("loss/lag_m") and name != "loss/lag_max"}
+    assert {"time/waiting", "time/learning", "time/other"} <= last.keys()
+
+
+def test_gauges_by_the_names_of_the_metrics() -> None:
+    assert Gauges().metrics() == {}
+    assert Gauges(replay_ratio=8.0).metrics() == {"replay_ratio": 8.0}
+    found = Gauges({"actor": 0.5}, {"unrolls": 3.0}, {"unrolls": 4.0}, {"mean": 1.0}, lag_bound=2)
+    assert found.metrics() == {"roles/actor": 0.5, "queue/unrolls": 3.0, "lag/mean": 1.0, "lag/bound": 2.0}

@@ -64,7 +64,8 @@ else:
 
 def metrics(path: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+    timed = ("time/", "roles/")
+    return [{name: value for name, value in line.items() if not name.startswith(timed)} for line in lines]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:

@@ -206,7 +206,7 @@ def _queues(gauges: Gauges) -> list[str]:
     parts = []
     for name, depth in gauges.queues.items():
         room = f" of {count(gauges.rooms[name])}" if name in gauges.rooms else ""
-        parts.append(f"{count(depth)}{room} {name} wait")
+        parts.append(f"{name} {count(depth)}{room}")
     if gauges.replay_ratio is not None:
         parts.append(f"replay ratio {number(gauges.replay_ratio)}")
     return ["   ".join(parts)] if parts else []

@@ -92,9 +92,12 @@ def _gauges(gauges: Gauges) -> list[str]:
     parts = []
     if gauges.roles:
         parts.append("busy: " + " ".join(f"{name} {share:.0%}" for name, share in gauges.roles.items()))
+    queues = []
     for name, depth in gauges.queues.items():
         room = f" of {count(gauges.rooms[name])}" if name in gauges.rooms else ""
-        parts.append(f"{count(depth)}{room} {name} wait")
+        queues.append(f"{name} {count(depth)}{room}")
+    if queues:
+        parts.append("queue: " + " ".join(queues))
     if gauges.lag:
         bound = "no bound" if gauges.lag_bound is None else f"bound {gauges.lag_bound}"
         mean, most = gauges.lag.get("mean", float("nan")), gauges.lag.get("max", float("nan"))

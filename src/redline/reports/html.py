@@ -178,16 +178,16 @@ def _roles(record: Record) -> str:
     ]
     if lag:
         charts.append(chart("Lag", lag, note="batches behind the learner", from_zero=True))
-    for title, prefix, note in (
-        ("Utilisation", "roles/", "share of the wall clock that each role was busy"),
-        ("Queues", "queue/", "what waits"),
-    ):
-        lines = [
-            Line(name, *record.series(prefix + name), color)
-            for name, color in zip(_under(record, prefix), itertools.cycle(COLORS), strict=False)
-        ]
-        if lines:
-            charts.append(chart(title, lines, note=note, from_zero=True))
+    busy = [
+        Line(name, *record.series(f"roles/{name}"), color)
+        for name, color in zip(_under(record, "roles/"), itertools.cycle(COLORS), strict=False)
+    ]
+    if busy:
+        note = "share of the wall clock that each role was busy"
+        charts.append(chart("Utilisation", busy, note=note, from_zero=True))
+    for name in _under(record, "queue/"):  # one each: a replay holds a million times what waits to enter it
+        line = Line(name, *record.series(f"queue/{name}"), "c2")
+        charts.append(chart(f"Queue: {name}", [line], note="how many it holds", from_zero=True))
     if "replay_ratio" in record.names():
         ratio = Line("replay ratio", *record.series("replay_ratio"), "c5")
         charts.append(chart("Replay ratio", [ratio], note="samples learned from / collected", from_zero=True))

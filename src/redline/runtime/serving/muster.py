@@ -31,6 +31,9 @@ class WorkerSlots:
             for slot in range(tables.shape.slots)
         ]
 
+    def __len__(self) -> int:
+        return len(self.unrolls)
+
     def close(self) -> None:
         """Nothing of its own to give up."""
 
