@@ -82,8 +82,8 @@ TASKS = {
         ),
         Task("pong-dqn", "dqn", True, num_envs=1, warmup=1_400, learning_rate=1e-4),
         Task("pong-dqn-8", "dqn", True, num_envs=8, warmup=1_400, learning_rate=1e-4),
-        Task("pong-impala", "impala", True, 32, warmup=6_400, unroll=20, epochs=1, minibatch=640),
-        Task("pong-appo", "appo", True, 32, warmup=6_400, unroll=20, epochs=1, minibatch=640),
+        Task("pong-impala", "impala", True, 32, warmup=3_200, unroll=20, epochs=1, minibatch=640),
+        Task("pong-appo", "appo", True, 32, warmup=3_200, unroll=20, epochs=1, minibatch=640),
     )
 }
 

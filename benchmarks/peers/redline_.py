@@ -73,7 +73,12 @@ def overrides(options: Options) -> list[str]:
     if task.algorithm == "impala":
         return shared
     if task.algorithm == "appo":
-        return [*shared, f"algorithm.epochs={task.epochs}", "algorithm.minibatches=1", f"algorithm.clip={task.clip}"]
+        return [
+            *shared,
+            f"algorithm.epochs={task.epochs}",
+            "algorithm.minibatches=1",
+            f"algorithm.clip={task.clip}",
+        ]
     return [
         *shared,
         f"algorithm.unroll={task.unroll}",

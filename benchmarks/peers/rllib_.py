@@ -1,4 +1,7 @@
-"""RLlib: IMPALA and APPO on its new API stack, one env runner in a process of its own and the learner in this one."""
+"""RLlib: IMPALA and APPO, one env runner in a process of its own and the learner in this one.
+
+Flags: ``old-stack`` for its old API stack; ``patient`` waits for samples in place of asking again at once.
+"""
 
 from __future__ import annotations
 
@@ -67,11 +70,15 @@ def make_module() -> Any:
 
 
 def make_envs(context: Any) -> Any:
-    """ale-py's vector environment: games of 84 x 84 x 4 u8 frames, reset in the step after the last, as RLlib expects."""
+    """ale-py's vector environment: 84 x 84 x 4 u8 frames, reset in the step after the last, as RLlib expects."""
     from ale_py.vector_env import AtariVectorEnv
 
     return AtariVectorEnv(
-        "pong", context["num_envs"], num_threads=context["threads"], reward_clipping=True, use_fire_reset=False
+        "pong",
+        context["num_envs"],
+        num_threads=context["threads"],
+        reward_clipping=True,
+        use_fire_reset=False,
     )
 
 
@@ -99,17 +106,16 @@ def new_stack(options: Options) -> tuple[Any, str]:
         num_envs_per_env_runner=task.num_envs,
         rollout_fragment_length=task.unroll,
         gym_env_vectorize_mode="vector_entry_point",
-        max_requests_in_flight_per_env_runner=2 if "two" in options.flags else 1,
     )
     if "patient" in options.flags:
         config.training(timeout_s_sampler_manager=0.1)
-    config.learners(num_learners=1 if "remote-learner" in options.flags else 0)
+    config.learners(num_learners=0)
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=make_module()))
     return config, "new API stack, 1 env runner, local learner, ale-py vector environment"
 
 
 def old_stack(options: Options) -> tuple[Any, str]:
-    """The same on the old API stack, with its own Atari wrappers and vision network: slower or faster, measured here."""
+    """The same (--flag old-stack) on the old API stack, with its own Atari wrappers and vision network: slower."""
     from ray.rllib.algorithms.appo import APPOConfig
     from ray.rllib.algorithms.impala import IMPALAConfig
 
@@ -152,8 +158,13 @@ def main() -> None:
     """Measure."""
     options = read_options("rllib", ["pong-impala", "pong-appo"])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault(
+        "RAY_worker_niceness", "0"
+    )  # its own 15 starves the env runner where anything else runs
     options.set_torch_threads()
-    for name in THREAD_VARIABLES:  # for the learner only: Ray gives an env runner as many threads as it has CPUs, one
+    for name in (
+        THREAD_VARIABLES
+    ):  # for the learner only: Ray gives an env runner as many threads as it has CPUs, one
         os.environ.pop(name, None)
     import ray
     from ray.tune.registry import register_env
@@ -163,7 +174,9 @@ def main() -> None:
     register_env("pong-wrapped", make_wrapped)
     old = "old-stack" in options.flags
     config, note = old_stack(options) if old else new_stack(options)
-    config.reporting(min_time_s_per_iteration=1, min_train_timesteps_per_iteration=options.task.minibatch if old else 0)
+    config.reporting(
+        min_time_s_per_iteration=1, min_train_timesteps_per_iteration=options.task.minibatch if old else 0
+    )
     algorithm = config.build_algo()
     meter = Meter(options)
     steps = 0

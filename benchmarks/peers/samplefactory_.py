@@ -91,7 +91,11 @@ def configure(options: Options, folder: str) -> tuple[Any, str]:
 
         register_env("atari_pong", make_envpool)
         layout = ["--num_workers=2", "--num_envs_per_worker=1", f"--env_agents={num_envs // 2}"]
-        layout += [f"--envpool_num_threads={max(options.threads // 2, 1)}", "--batched_sampling=True", "--worker_num_splits=1"]
+        layout += [
+            f"--envpool_num_threads={max(options.threads // 2, 1)}",
+            "--batched_sampling=True",
+            "--worker_num_splits=1",
+        ]
         note = f"2 workers of {num_envs // 2} games on EnvPool"
     argv = layout + words(options, folder)
     parser: argparse.ArgumentParser
