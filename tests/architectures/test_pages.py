@@ -50,7 +50,7 @@ def test_a_verdict_is_the_planner_s() -> None:
     assert ppo.queue == 0
     impala = verdict(IMPALAConfig, "impala", "processes")
     assert isinstance(impala, ParallelConfig)
-    assert (impala.copies, impala.queue) == (2, 1)
+    assert (impala.copies, impala.queue) == (2, 2)
     assert "needs lag <= 1" in str(verdict(PPOConfig, "apex", "threads"))
     assert "learns from replay" in str(verdict(DQNConfig, "impala", "threads"))
     assert "one loop" in str(verdict(PPOConfig, "synchronous", "threads"))

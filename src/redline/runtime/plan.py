@@ -129,9 +129,10 @@ def _served_groups(groups: int, workers: int) -> int:
 
 
 def _queue(experiment: Experiment, parallel: ParallelConfig) -> int:
-    """Room for unrolls that wait: as asked, or one where the algorithm bears the lag that it brings."""
+    """Room for unrolls that wait: as asked, or as many up to two as the algorithm bears the lag of. With two, neither
+    side waits for the other's slower moments."""
     algorithm = ALGORITHMS[type(experiment.algorithm)]
-    for queue in (1, 0) if parallel.queue is None else (parallel.queue,):
+    for queue in (2, 1, 0) if parallel.queue is None else (parallel.queue,):
         sized = find(parallel.architecture).sized(parallel.copies, queue, parallel.batch or None)
         reason = refusal(sized, algorithm)
         if reason is None:
