@@ -43,6 +43,11 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in found if "resource_tracker" not in command(int(each))]
 
 
+def descendants(pid: int) -> list[int]:
+    """Children, theirs, and so on."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
 def command(pid: int) -> str:
     """A process's command line; empty when it is gone."""
     try:

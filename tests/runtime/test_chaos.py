@@ -76,7 +76,7 @@ def test_a_killed_main_process_leaves_nothing_and_resumes(system: str, runtime: 
     settings = [*overrides, *COMMON, f"parallel.runtime={runtime}"]
     process = chaos.start(tmp_path, environment, recipe, 12_000, settings)
     chaos.wait_for_steps(tmp_path, process, 5000)
-    below = chaos.children(process.pid)
+    below = chaos.descendants(process.pid)
     assert (len(below) >= 2) == (runtime == "processes")
     chaos.kill(process.pid)
     process.wait()
