@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from redline.algorithms.apex import Apex
 from redline.algorithms.dqn import DQN
 from redline.environments.cartpole import CartPole
 from redline.ops.exploration import epsilon_ladder
+from redline.replay.storage import GOING, TRUNCATED
 from redline.runs.checkpoint import load_checkpoint, save_checkpoint
 from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
@@ -263,6 +266,25 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path, runtime: str) -> None:
         steps = drive(loop, lambda: loop.intake.total > counted + 2_000, steps + taken)
         assert loop.feeder.replay.produced == loop.intake.total
         assert loop.parts.learner.version > 50
+
+
+def test_what_a_killed_actor_had_announced_is_kept() -> None:
+    """Kill -9: only slots in flight are lost, open episodes end as truncated, a successor fills the same shard."""
+    with running(experiment(parallel={"runtime": "processes"}, algorithm={"learning_starts": 10**6})) as loop:
+        replay = loop.feeder.replay
+        steps = drive(loop, lambda: replay.shards[0].storage.head > 50)
+        crew: Any = loop.muster.crew
+        os.kill(crew.pids()[0], signal.SIGKILL)
+        steps = drive(loop, lambda: crew.restarts == 1 and crew.pids()[0] is not None, steps)
+        reached = replay.shards[0].storage.head
+        drive(loop, lambda: replay.shards[0].storage.head > reached + 100, steps)
+        loop.intake.pause()
+        assert replay.produced == loop.intake.total - 4  # the row whose step nobody will ever tell
+        assert loop.events()["restarts"] == 1
+        end = replay.shards[0].storage.end
+        broken = (end != GOING).all(1)  # a row after which every episode begins anew
+        assert (end[broken] == TRUNCATED).any()
+        assert not (replay.shards[1].storage.end[: replay.shards[1].storage.head] == TRUNCATED).any()
 
 
 @pytest.mark.slow
