@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +18,19 @@ from redline.runtime.pool import Pool
 from redline.types import Environment, Spec
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a copy's share lies in the whole run. A run of one copy is all of it, and this its place."""
+
+    first_column: int = 0  # its first environment among those of the run; moves seeds along
+    stride: int = (
+        0  # agent steps of the run that pass with one step of its environments; 0: as many as it has
+    )
+    head_start: int = 0  # agent steps by which its updates from replay begin early: others fill replays too
+    whole: Callable[[int], int] | None = None  # its steps in this iteration -> agent steps of the run
+    cores: int = 0  # that its environments may keep busy; 0: every one
+
+
 @dataclass
 class Parts:
     """What a loop needs, assembled."""
@@ -26,6 +40,7 @@ class Parts:
     algorithm: Any
     learner: Learner
     pool: Pool
+    place: Place = field(default_factory=Place)
 
     def make_environments(self) -> list[list[Environment]]:
         """The environments of each shard, in groups; ``num_envs`` in all."""
@@ -33,7 +48,7 @@ class Parts:
         made: list[list[Environment]] = []
         for size in shares_of(sampler.num_envs, sampler.shards):
             # In one process stepping and learning take turns, so stepping may have every core.
-            threads = max(1, usable_cores() // sampler.shards)
+            threads = max(1, (self.place.cores or usable_cores()) // sampler.shards)
             groups = shares_of(size, sampler.groups)
             made.append([environments.make(self.experiment.environment, n, threads=threads) for n in groups])
         return made
