@@ -21,7 +21,14 @@ class ParallelConfig:
         "wait"  # an unroll that would exceed the bound on lag: wait for it, or do without
     )
     servers: int = (
-        1  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)
+        0  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)
+    )
+    fetch_every: int = 1  # gradients a bundle sends between fetches of the weights (gorila)
+    target_every: int = (
+        0  # server updates between target networks (gorila); 0: as many as the algorithm's steps make
+    )
+    collective: Literal["auto", "shared", "torch"] = (
+        "auto"  # where copies that step together meet: shared memory, or torch.distributed (accel_sync)
     )
     max_staleness: int | None = None  # updates; gradients older than this are rejected (gorila)
     outlier: float | None = (
@@ -29,11 +36,11 @@ class ParallelConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("copies", "queue", "batch"):
+        for name in ("copies", "queue", "batch", "servers", "target_every"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if self.servers < 1:
-            raise ValueError(f"servers must be 1 or more, got {self.servers}")
+        if self.fetch_every < 1:
+            raise ValueError(f"fetch_every must be 1 or more, got {self.fetch_every}")
         if self.max_staleness is not None and self.max_staleness < 0:
             raise ValueError(f"max_staleness must be 0 or more (or null for none), got {self.max_staleness}")
         if self.outlier is not None and self.outlier <= 0:

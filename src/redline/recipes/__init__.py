@@ -8,6 +8,16 @@ from collections.abc import Callable
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
 from redline.recipes.general import a2c, dqn, ppo, ppo_lstm
 from redline.recipes.mujoco import ppo_mujoco
+from redline.recipes.replicas import (
+    a3c,
+    accel_async_a2c,
+    accel_async_dqn,
+    accel_async_ppo,
+    accel_sync_a2c,
+    accel_sync_dqn,
+    accel_sync_ppo,
+    gorila,
+)
 from redline.runtime.experiment import Experiment
 from redline.types import UserError
 
@@ -22,6 +32,14 @@ RECIPES: dict[str, Recipe] = {
     "a2c_atari": a2c_atari,
     "dqn_atari": dqn_atari,
     "ppo_mujoco": ppo_mujoco,
+    "a3c": a3c,
+    "gorila": gorila,
+    "accel_sync_ppo": accel_sync_ppo,
+    "accel_sync_a2c": accel_sync_a2c,
+    "accel_sync_dqn": accel_sync_dqn,
+    "accel_async_ppo": accel_async_ppo,
+    "accel_async_a2c": accel_async_a2c,
+    "accel_async_dqn": accel_async_dqn,
 }
 
 
