@@ -22,7 +22,7 @@ from redline.runtime.parts import Parts
 from redline.runtime.replicas.job import ReplicaJob, copy_state, load_copy_state
 from redline.runtime.replicas.memory import Memory
 from redline.runtime.replicas.reducers import Abandoned, Rows
-from redline.runtime.replicas.share import share_parts
+from redline.runtime.replicas.share import check_shares, share_parts
 from redline.types import Episode, Gauges, Interruption, Metrics, RunError
 
 ANSWER = 2.5  # seconds for a copy to tell its state
@@ -39,6 +39,7 @@ class SynchronousLoop:
         parallel = experiment.parallel
         self.copies = parallel.copies
         shared = parallel.runtime == "processes"
+        check_shares(experiment, parts.spec)
         self.memory = Memory(self.copies, 0, shared=shared)
         self.own = share_parts(experiment, parts.spec, 0, learner=learner)
         self.rows: Rows | None = None

@@ -23,6 +23,7 @@ from redline.runtime.replicas.job import ReplicaJob
 from redline.runtime.replicas.locks import Locks
 from redline.runtime.replicas.memory import Memory
 from redline.runtime.replicas.servers import TURN, Post, ServerJob, publish_all
+from redline.runtime.replicas.share import check_shares
 from redline.types import Episode, Gauges, Interruption, Metrics
 
 TURNS = 2  # of a copy that may be at hand
@@ -40,6 +41,7 @@ class ReplicaLoop:
         parallel = experiment.parallel
         self.copies = parallel.copies
         shared = parallel.runtime == "processes"
+        check_shares(experiment, parts.spec)
         size = learner.flat.numel()
         self.post = (
             Post(size, parallel.servers, self.copies, shared=shared)
@@ -52,6 +54,8 @@ class ReplicaLoop:
             size, servers or self.copies, experiment.learner.optimizer
         )
         self.central.initialise(learner.flat.cpu())
+        if learner.target is None and parts.algorithm.experience == "replay":
+            learner.make_target()  # shown and saved with the rest
         self.locks = Locks(parallel.servers, shared=shared) if architecture.name == "accel_async" else None
         jobs: list[Any] = [
             ReplicaJob(
@@ -83,8 +87,9 @@ class ReplicaLoop:
         clocks = [self.memory.board.clock(role) for role in range(self.copies)]
         return {name: sum(clock[name] for clock in clocks) / len(clocks) for name in CLOCK}
 
-    def _hand_out(self) -> None:
-        for role, at_hand in enumerate(self._turns):
+    def _hand_out(self, first: int = 0) -> None:
+        """Turns to all roles from ``first`` on."""
+        for role, at_hand in enumerate(self._turns[first:], start=first):
             for _ in range(TURNS - at_hand):
                 self.crew.tell(role, 0)
             self._turns[role] = max(at_hand, TURNS)
@@ -116,10 +121,17 @@ class ReplicaLoop:
         return taken, memory.reports.read_metrics() | self._staleness()
 
     def _rest(self) -> None:
-        """Wait until no role is at work: weights, counts and states then belong together."""
+        """Wait until no role is at work: weights, counts and states then belong together.
+
+        Servers go on until the last gradient is applied: a bundle may be waiting for that.
+        """
         self.memory.paused = True
         until = time.perf_counter() + REST
-        while any(self._turns) and time.perf_counter() < until:
+        while time.perf_counter() < until:
+            if any(self._turns[: self.copies]) or (self.post is not None and self.post.waiting()):
+                self._hand_out(self.copies)
+            elif not any(self._turns):
+                break
             self._hear(0.02)
 
     @torch.no_grad()

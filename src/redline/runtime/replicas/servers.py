@@ -54,6 +54,10 @@ class Post:
         self.to_server = [Doorbell(shared=shared) for _ in self.slices]
         self.to_bundle = [Doorbell(shared=shared) for _ in range(copies)]
 
+    def waiting(self) -> int:
+        """Gradients that have not been applied yet."""
+        return int(self.region.arrays["full"].sum())
+
     def close(self) -> None:
         """Give up this process's hold. Safe to call twice."""
         for each in (self.region, *self.newest, *self.targets, *self.to_server, *self.to_bundle):
@@ -169,7 +173,7 @@ class ServerJob:
         end, busy = time.perf_counter() + TURN, 0.0
         full = self.post.region.arrays["full"][self.number]
         board = self.memory.board
-        while not (board.stopping or self.memory.paused or port.orphaned()):
+        while not (board.stopping or port.orphaned()):
             begin = time.perf_counter()
             letters = np.flatnonzero(full).tolist()
             for bundle in letters:

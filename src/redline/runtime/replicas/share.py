@@ -60,6 +60,12 @@ def share_of(experiment: Experiment, role: int) -> Experiment:
     )
 
 
+def check_shares(experiment: Experiment, spec: Spec) -> None:
+    """Refuse what some copy's share could not do, before any copy is started. Raises: UserError."""
+    for role in range(experiment.parallel.copies):
+        make_algorithm(share_of(experiment, role), spec)
+
+
 def place_of(experiment: Experiment, role: int, whole: Callable[[int], int] | None) -> Place:
     """Where the share of copy ``role`` lies. ``whole``: see ``Place``; not asked where copies step together."""
     copies, together = experiment.parallel.copies, lockstep(experiment)
