@@ -313,7 +313,10 @@ def test_two_pushes_lose_no_update_and_the_moments_reflect_both_gradients() -> N
         assert any(
             torch.allclose(v[chunk], 0.001 * (0.999 * a**2 + b**2), atol=1e-9, rtol=1e-4) for a, b in orders
         )
-    assert [exchange.state()["steps"] for exchange in exchanges] == [1.0, 1.0]  # Adam's t is each learner's own
+    assert [exchange.state()["steps"] for exchange in exchanges] == [
+        1.0,
+        1.0,
+    ]  # Adam's t is each learner's own
     assert central.updates.sum() == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,10 @@ from redline.runtime.memory import keep_freed_memory
 from redline.runtime.plan import resolve, usable_cores
 from redline.runtime.pool import Pool
 from redline.types import Environment, Spec
+
+_SEEDING = (
+    threading.Lock()
+)  # the global generator is everyone's: copies in threads draw their weights one by one
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,6 @@ def assemble(experiment: Experiment) -> Parts:
 
 def build_network(experiment: Experiment, spec: Spec, kind: Any) -> nn.Module:
     """The experiment's network with weights drawn from its seed, the global generator left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.run.seed)
         return networks.build(spec, experiment.network, kind)

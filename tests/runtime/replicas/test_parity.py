@@ -13,7 +13,10 @@ import redline
 from redline.runs.checkpoint import load_newest
 
 COMMON = ("run.tensorboard=false", "learner.precision=fp32", "run.debug=true")
-PPO = ("algorithm.epochs=2", "algorithm.normalize_advantage=false")  # moments of minibatches are each copy's own
+PPO = (
+    "algorithm.epochs=2",
+    "algorithm.normalize_advantage=false",
+)  # moments of minibatches are each copy's own
 DQN = ("algorithm.learning_starts=512", "algorithm.target_every=512", "algorithm.epsilon_steps=1000")
 # name -> environment, recipe, agent steps, overrides
 TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {

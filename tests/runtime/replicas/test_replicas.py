@@ -15,8 +15,8 @@ from redline import api
 from redline.runs.checkpoint import load_newest
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
-from redline.runtime.replicas.loop import ReplicaLoop
 from redline.runtime.replicas.lockstep import SynchronousLoop
+from redline.runtime.replicas.loop import ReplicaLoop
 from redline.runtime.training import one_thread_each
 from redline.types import Progress, RunError, UserError
 from tests.leaks import eventually
@@ -31,9 +31,7 @@ def on(architecture: str, copies: int, **numbers: Any) -> list[str]:
 
 def make(recipe: str, overrides: list[str], steps: int = 10**9) -> Any:
     """A loop of an experiment that will not end by itself, and its parts."""
-    parts = assemble(
-        api.make_experiment("CartPole-v1", recipe, overrides=[*overrides, f"run.steps={steps}"])
-    )
+    parts = assemble(api.make_experiment("CartPole-v1", recipe, overrides=[*overrides, f"run.steps={steps}"]))
     return make_loop(parts), parts
 
 
