@@ -1,4 +1,4 @@
-"""Whatever is killed, whenever: copies and servers are replaced and the run goes on; nothing outlives the main process."""
+"""Whatever is killed, whenever: copies and servers are replaced and the run goes on; nothing outlives its main role."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies that share gradients equal one loop where theory says so: together on the union of batches, alone bit for bit."""
+"""Copies that share gradients equal one loop where theory says so: together on the union, alone bit for bit."""
 
 from __future__ import annotations
 

@@ -121,6 +121,7 @@ class Memory:
 
     @paused.setter
     def paused(self, value: bool) -> None:
+        """Ask the copies to come to rest, or to go on."""
         self.signs.arrays["pause"][0] = value
 
     @property
@@ -130,6 +131,7 @@ class Memory:
 
     @abandoned.setter
     def abandoned(self, value: bool) -> None:
+        """Call off the meeting that copies wait at, or allow the next."""
         self.signs.arrays["abandon"][0] = value
 
     def close(self) -> None:
