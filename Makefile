@@ -17,7 +17,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 QUIET   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench docs clean
+.PHONY: help setup train test check bench systems docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ check: $(READY)  ## format, lint, types and the quick tests, in under two minute
 
 bench: $(READY)  ## the machine's ceiling and Redline beside it
 	@$(BIN)/redline bench $(ARGS)
+
+systems: $(READY)  ## diagrams and tables of docs/systems, from the code
+	@$(BIN)/python -m tests.architectures.pages
 
 docs: $(DOCS)  ## the documentation, into site/; any warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -20,6 +20,8 @@ import gymnasium
 import numpy as np
 
 from redline.replay import Replay, ReplayConfig
+from redline.replay.shards import ShardedReplay
+from redline.replay.storage import Block
 from redline.types import Spec
 
 SCREEN = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -99,6 +101,38 @@ def measure(config: ReplayConfig, scene: list[np.ndarray], written: int) -> dict
     return result
 
 
+def measure_shards(config: ReplayConfig, scene: list[np.ndarray], written: int) -> dict[str, Any]:
+    """Figures of two shards that share the environments, filled as two actors fill them: 13 steps at a time."""
+    half, length = len(scene[0]) // 2, 13
+    replay = ShardedReplay(SPEC, config, [half, half])
+    none, actions = np.zeros((length, half), bool), np.zeros((length, half), np.int64)
+    known = np.random.default_rng(0).random((length, half)).astype(np.float32)
+
+    def fill_one(shard: int, first: int) -> None:
+        steps = np.stack([scene[step % SCENE][:half] for step in range(first, first + length)])
+        ends = np.array([[(step + 1) % EPISODE == 0] * half for step in range(first, first + length)])
+        reward = known
+        start = time.thread_time()
+        replay.extend(shard, Block(steps, actions, reward, ends, none, priority=known))
+        seconds.append(time.thread_time() - start)
+
+    seconds: list[float] = []
+    for first in range(0, written // len(scene[0]), length):
+        for shard in (0, 1):
+            fill_one(shard, first)
+    result: dict[str, Any] = {
+        "add_us_per_step": round(sum(seconds[10:]) / len(seconds[10:]) / known.size * 1e6, 2)
+    }
+    for batch in BATCHES:
+        result[f"sample_{batch}_us"] = microseconds(lambda batch=batch: replay.sample(batch))
+        drawn = replay.sample(batch)
+        error = np.random.default_rng(0).random(batch).astype(np.float32)
+        result[f"update_{batch}_us"] = microseconds(
+            lambda drawn=drawn, error=error: replay.update_priorities(drawn.index, error), 0.5
+        )
+    return result
+
+
 def measure_naive(scene: list[np.ndarray], written: int) -> dict[str, Any]:
     """The same figures for whole stacks."""
     naive, envs, rest = Naive(written), len(scene[0]), np.zeros((len(scene[0]), 3), np.float32)
@@ -132,6 +166,7 @@ def main() -> None:
     result["lz4"] = measure(
         ReplayConfig(options.written // 4, compression="lz4"), scene, options.written // 4
     )
+    result["two_shards"] = measure_shards(ReplayConfig(prioritized=True), scene, options.written)
     result["naive"] = measure_naive(scene, options.written // 4)
     print(json.dumps(result))
 

@@ -7,7 +7,8 @@ stepping the raw environment, one forward pass to act (at the batch of all envir
 backward passes over every sample consumed. It is ``cores / (step + act + passes * train)``: no optimiser, no loss, no
 copy, no waiting. Parts are measured in f32 and, where the processor has it, bf16, channels-last; the better one makes
 the ceiling. Redline then trains for real, learning on, and the two alternate ``repeats`` times; medians are printed as
-one JSON line.
+one JSON line. ``ratio`` is of rates. ``core_ratio`` is of core-seconds per agent step, the ceiling's to Redline's: the
+ratio that a core never idle would give, and the one to read where other programs hold the machine.
 """
 
 from __future__ import annotations
@@ -156,15 +157,15 @@ class Stopwatch(api.Quiet):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.first: tuple[float, int] | None = None
-        self.last = (0.0, 0)
+        self.first: tuple[float, int, float] | None = None  # wall clock, agent steps, processor seconds
+        self.last = (0.0, 0, 0.0)
 
     def update(self, progress: Progress) -> None:
         """One point; past the time, ask the run to stop as Ctrl-C would."""
         now = time.perf_counter()
+        self.last = (now, progress.steps, time.process_time())
         if self.first is None and progress.updates > 0:
-            self.first = (now, progress.steps)
-        self.last = (now, progress.steps)
+            self.first = self.last
         if self.first is not None and now - self.first[0] > self.seconds:
             raise Enough
 
@@ -173,6 +174,12 @@ class Stopwatch(api.Quiet):
         """Agent steps per second."""
         assert self.first is not None
         return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
+
+    @property
+    def core_us(self) -> float:
+        """Core-microseconds of the whole process per agent step."""
+        assert self.first is not None
+        return (self.last[2] - self.first[2]) / (self.last[1] - self.first[1]) * 1e6
 
 
 class Enough(Exception):
@@ -186,22 +193,27 @@ def scratch() -> Iterator[str]:
         yield folder
 
 
-def redline(task: Task, seconds: float) -> float:
-    """Agent steps/s of a real run, learning on."""
+def redline(task: Task, seconds: float) -> tuple[float, float]:
+    """Agent steps/s and core-microseconds per agent step of a real run, learning on."""
     watch = Stopwatch(seconds)
     overrides = [*task.overrides, "run.steps=1000000000", "run.tensorboard=false", "learner.device=cpu"]
     with scratch() as folder, contextlib.suppress(Enough):
         api.train(task.environment, task.recipe, overrides=overrides, folder=folder, observer=watch)
-    return watch.rate
+    return watch.rate, watch.core_us
 
 
 def measure(name: str, seconds: float, repeats: int) -> dict[str, Any]:
     """Ceiling and Redline in turn; medians of both and of their ratio."""
     task = TASKS[name]
-    limits, rates = [], []
+    limits, rates, costs = [], [], []
     for _ in range(repeats):
         limits.append(ceiling(task, seconds / 10))
-        rates.append(redline(task, seconds))
+        rate, cost = redline(task, seconds)
+        rates.append(rate)
+        costs.append(cost)
+    spent = [
+        limit["cores"] / limit["ceiling"] * 1e6 / cost for limit, cost in zip(limits, costs, strict=True)
+    ]
     ratios = [rate / limit["ceiling"] for rate, limit in zip(rates, limits, strict=True)]
     middle = sorted(limits, key=lambda limit: limit["ceiling"])[repeats // 2]
     return {
@@ -210,6 +222,8 @@ def measure(name: str, seconds: float, repeats: int) -> dict[str, Any]:
         "redline": statistics.median(rates),
         "ceiling": middle["ceiling"],
         "ratio": statistics.median(ratios),
+        "core_us": statistics.median(costs),
+        "core_ratio": statistics.median(spent),
         "runs": rates,
         "ceilings": [limit["ceiling"] for limit in limits],
         "parts": middle,

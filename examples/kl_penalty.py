@@ -10,23 +10,21 @@ Used in docs/guide/new-algorithm.md. To train it:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from redline.actors.config import SamplerConfig
 from redline.algorithms import on_policy
-from redline.algorithms.on_policy import Samples
+from redline.algorithms.on_policy import ActorCritic, Samples
+from redline.algorithms.trajectories import shards
 from redline.learners.config import LearnerConfig
 from redline.networks.config import NetworkConfig
-from redline.ops import distributions
 from redline.ops.policy import approximate_kl, normalize_advantage, value_loss
 from redline.ops.returns import episode_ends, gae
 from redline.recipes import RECIPES
 from redline.runtime.experiment import ALGORITHMS, Experiment, RunConfig
-from redline.types import ActInput, Metrics, Spec, Tree, Unroll
+from redline.types import Metrics, Unroll
 
 
 # --8<-- [start:config]
@@ -50,28 +48,11 @@ class KLPenaltyConfig:
 
 
 # --8<-- [start:act]
-class KLPenalty:
-    """Act, loss, update."""
+class KLPenalty(ActorCritic):
+    """Acts as every actor-critic does; ``update`` and ``loss`` follow."""
 
     name = "kl_penalty"
-    network_kind = "actor_critic"
-
-    def __init__(self, config: KLPenaltyConfig, spec: Spec) -> None:
-        self.config = config
-        self.distribution = distributions.make(spec.action)
-        self.to_environment = self.distribution.to_environment
-
-    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """What to remember of each action beside the action itself."""
-        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
-
-    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
-        """Actions for observations [B, ...]: record {action, log_prob, value} and the next recurrent state."""
-        return on_policy.act(network, self.distribution, x)
-
-    def value(self, network: Any, x: ActInput) -> Tensor:
-        """f32[B] state values, for bootstrapping."""
-        return on_policy.value(network, x)
+    config: KLPenaltyConfig
 
     # --8<-- [end:act]
 
@@ -104,11 +85,10 @@ class KLPenalty:
         advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
         samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
         samples.advantage = normalize_advantage(samples.advantage)
-        parts = learner.split(torch.arange(samples.columns, device=samples.action.device))
-        shares = [len(part) / samples.columns for part in parts]
+        parts, shares = shards(learner, samples)
         metrics: Metrics = {}
         for _ in range(self.config.epochs):
-            metrics = learner.step(self.loss, [partial(samples.take, part) for part in parts], shares)
+            metrics = learner.step(self.loss, parts, shares)
         return metrics
 
 

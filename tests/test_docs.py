@@ -13,8 +13,13 @@ import pytest
 
 from redline.actors.config import SamplerConfig
 from redline.algorithms.a2c import A2CConfig
+from redline.algorithms.apex import ApexConfig
+from redline.algorithms.appo import APPOConfig
+from redline.algorithms.async_q import AsyncQConfig
 from redline.algorithms.dqn import DQNConfig
+from redline.algorithms.impala import IMPALAConfig
 from redline.algorithms.ppo import PPOConfig
+from redline.architectures.config import ParallelConfig
 from redline.cli.parse import parse
 from redline.environments.config import EnvironmentConfig
 from redline.learners.config import LearnerConfig
@@ -28,12 +33,13 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 TEXT = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 TEXT.pop("docs/refusals.md", None)  # a page of mistakes, made anew and checked by tests of its own
 OWNERS = {
-    "algorithm": (PPOConfig, A2CConfig, DQNConfig),
+    "algorithm": (PPOConfig, A2CConfig, DQNConfig, IMPALAConfig, APPOConfig, AsyncQConfig, ApexConfig),
     "environment": (EnvironmentConfig,),
     "network": (NetworkConfig,),
     "learner": (LearnerConfig,),
     "sampler": (SamplerConfig,),
     "replay": (ReplayConfig,),
+    "parallel": (ParallelConfig,),
     "run": (RunConfig,),
 }
 EXCEPT = {"algorithm.beta", "algorithm.gama"}  # the worked example's own; a mistake shown

@@ -28,6 +28,7 @@ ORDER = [
     {"population"},
     {"recipes"},
     {"api"},
+    {"studies"},
     {"cli"},
     {"__init__", "__main__"},
 ]

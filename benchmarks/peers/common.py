@@ -17,6 +17,7 @@ EPISODES = 100
 EVALUATE_EVERY = 2_048  # agent steps between evaluations on the way to TARGET
 SCHEDULE_STEPS = 100_000  # agent steps over which learning rate and clip fall to 0 on the way to TARGET
 FOREVER = 10_000_000  # agent steps: more than any measurement reaches
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Finished(Exception):
@@ -28,7 +29,7 @@ class Task:
     """One task with the settings all peers share. Steps are agent steps."""
 
     name: str
-    algorithm: str  # "ppo" or "dqn"
+    algorithm: str  # "ppo", "dqn", "impala" or "appo"
     game: bool  # Pong, 84 x 84 x 4 and the Nature CNN; else CartPole-v1 and two layers of 64
     num_envs: int
     warmup: int  # steps before the clock starts; learning is on long before it does
@@ -51,7 +52,7 @@ class Task:
     def steps_per_iteration(self) -> int:
         """Agent steps collected between two rounds of learning."""
         return (
-            self.num_envs * self.unroll if self.algorithm == "ppo" else max(self.update_every, self.num_envs)
+            max(self.update_every, self.num_envs) if self.algorithm == "dqn" else self.num_envs * self.unroll
         )
 
     @property
@@ -81,6 +82,8 @@ TASKS = {
         ),
         Task("pong-dqn", "dqn", True, num_envs=1, warmup=1_400, learning_rate=1e-4),
         Task("pong-dqn-8", "dqn", True, num_envs=8, warmup=1_400, learning_rate=1e-4),
+        Task("pong-impala", "impala", True, 32, warmup=3_200, unroll=20, epochs=1, minibatch=640),
+        Task("pong-appo", "appo", True, 32, warmup=3_200, unroll=20, epochs=1, minibatch=640),
     )
 }
 
@@ -123,7 +126,7 @@ def read_options(peer: str, tasks: Sequence[str], arguments: Sequence[str] | Non
     given = parser.parse_args(arguments)
     if given.to_score and TASKS[given.task].game:
         parser.error("--to-score is for cartpole-ppo")
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    for name in THREAD_VARIABLES:
         os.environ[name] = str(given.threads)
     if given.threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

@@ -16,6 +16,8 @@ RECIPES = {
     "cartpole-ppo": "ppo",
     "pong-dqn": "dqn_atari",
     "pong-dqn-8": "dqn_atari",
+    "pong-impala": "impala_atari",
+    "pong-appo": "appo_atari",
 }
 
 
@@ -59,6 +61,23 @@ def overrides(options: Options) -> list[str]:
             f"algorithm.epsilon_final={task.epsilon}",
             "algorithm.epsilon_steps=1",
             f"replay.capacity={task.replay}",
+        ]
+    if task.algorithm in ("impala", "appo"):
+        shared += [
+            f"algorithm.unroll={task.unroll}",
+            f"algorithm.entropy_cost={task.entropy}",
+            "parallel.architecture=impala",
+            "parallel.runtime=threads",
+            "parallel.copies=1",
+        ]
+    if task.algorithm == "impala":
+        return shared
+    if task.algorithm == "appo":
+        return [
+            *shared,
+            f"algorithm.epochs={task.epochs}",
+            "algorithm.minibatches=1",
+            f"algorithm.clip={task.clip}",
         ]
     return [
         *shared,

@@ -30,6 +30,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 ALLOWANCE = 240.0  # seconds a script may take beside its measured time: imports, compilation, warm-up
 SCORE_CAP = 120.0  # seconds of training on the way to 475
 PONG_PPO = ("pong-ppo", "pong-ppo-32")
+PONG_ACTOR_LEARNER = ("pong-impala", "pong-appo")
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,14 @@ PEERS = {
         Peer("leanrl", PONG_PPO, repository=LEANRL[0], commit=LEANRL[1]),
         Peer("leanrl-compile", PONG_PPO, repository=LEANRL[0], commit=LEANRL[1], flags=("compile",)),
         Peer("pufferlib", (*PONG_PPO, "cartpole-ppo"), to_score=True),
+        Peer("rllib", PONG_ACTOR_LEARNER),
+        Peer("samplefactory", PONG_ACTOR_LEARNER),
         Peer("tianshou", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8")),
     )
 }
-REDLINE = Peer("redline", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8"), to_score=True)
+REDLINE = Peer(
+    "redline", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8", *PONG_ACTOR_LEARNER), to_score=True
+)
 TASKS = REDLINE.tasks
 
 

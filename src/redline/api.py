@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -183,15 +184,19 @@ def train(
       recipe: its name (``redline recipes`` lists them); without one, PPO in the variant for the environment.
       steps: agent steps (not frames).   seed: of everything.   num_envs: environments stepped together.
       device: ``cpu``, ``cuda`` or ``auto``.   overrides: ``a.b=c`` strings, as ``--set`` on the command line.
-      options: ``name`` of the run, ``folder`` it lies in (``runs``), ``observer``, ``config`` (a config.yaml to rerun).
+      options: ``architecture`` and ``runtime`` (who does what, and where: ``redline show`` lists the former),
+        ``name`` of the run, ``folder`` it lies in (``runs``), ``observer``, ``config`` (a config.yaml to rerun).
 
     Raises:
       UserError: something asked for does not exist.   RunError: the run could not go on.   Interrupted: checkpointed.
     """
-    unknown = set(options) - {"name", "folder", "observer", "config"}
+    unknown = set(options) - {"architecture", "runtime", "name", "folder", "observer", "config"}
     if unknown:
-        raise UserError(f"train has no option {min(unknown)!r}: name, folder, observer and config are left")
+        raise UserError(
+            f"train has no option {min(unknown)!r}: architecture, runtime, name, folder, observer and config are left"
+        )
     shorthand = {"run.steps": steps, "run.seed": seed, "sampler.num_envs": num_envs, "learner.device": device}
+    shorthand |= {f"parallel.{name}": options.get(name) for name in ("architecture", "runtime")}
     settings = [f"{key}={value}" for key, value in shorthand.items() if value is not None]
     experiment = make_experiment(
         environment, recipe, config=options.get("config"), overrides=[*settings, *overrides]
@@ -309,9 +314,15 @@ def evaluate(
 
 
 def record(
-    run: str | Path, episodes: int = 1, *, which: Which = "latest", seed: int = 0, folder: str = "runs"
+    run: str | Path,
+    episodes: int = 1,
+    *,
+    which: Which = "latest",
+    seed: int = 0,
+    folder: str = "runs",
+    most: int | None = None,
 ) -> Path:
-    """Film whole episodes into the run's ``videos/`` and return the mp4's path."""
+    """Film whole episodes (or their first ``most`` pictures) into the run's ``videos/``; return the mp4's path."""
     import imageio.v2 as imageio  # late: only films need it
 
     found = RunFolder.open(run, base=folder)
@@ -327,13 +338,20 @@ def record(
                 f"{policy.spec.name} draws no pictures (it renders nothing as rgb_array), so it cannot be filmed"
             )
         pictures.append(_even(picture))
+        if len(pictures) == most:
+            raise _FilmFull
 
-    play_episodes(
-        policy.experiment, policy.algorithm, policy.network, episodes, seed, after_step=film, num_envs=1
-    )
+    with contextlib.suppress(_FilmFull):
+        play_episodes(
+            policy.experiment, policy.algorithm, policy.network, episodes, seed, after_step=film, num_envs=1
+        )
     fps = 60 // policy.spec.action_repeat if family_of(policy.spec.name) == "atari" else 30
     imageio.mimwrite(path, pictures, fps=fps, macro_block_size=1)  # type: ignore[arg-type]
     return path
+
+
+class _FilmFull(Exception):
+    """Enough pictures."""
 
 
 def _even(picture: np.ndarray) -> np.ndarray:

@@ -135,6 +135,9 @@ class ActInput(NamedTuple):
     generator: torch.Generator  # the acting worker's own
     steps: int  # agent steps taken by the whole run, for exploration schedules
     explore: bool = True  # False: greedy
+    first_environment: int = 0  # number of environment 0 among all that the run's actors step
+    num_environments: int = 0  # how many those are; 0: these and those numbered before them
+    record: bool = False  # whether the actor writes down what the algorithm asked to remember
 
 
 @dataclass
@@ -174,6 +177,7 @@ class ReplayBatch:
     weight: Tensor  # f32[N] importance weights (1 for uniform replay)
     index: Tensor  # i64[N] for ``update_priorities``
     next_action_mask: Tensor | None = None  # bool[N, A]
+    next_values: Tensor | None = None  # f32[N, A] of the target network, where they were computed beforehand
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ReplayBatch:
         """The same batch with ``function`` applied to every tensor."""
@@ -211,9 +215,21 @@ class Gauges:
 
     roles: dict[str, float] = field(default_factory=dict)  # share of the wall clock that each role was busy
     queues: dict[str, float] = field(default_factory=dict)  # what waits, by name
+    rooms: dict[str, float] = field(default_factory=dict)  # how many can wait, by the same names
     lag: dict[str, float] = field(default_factory=dict)  # batches: "mean", "p95", "max" of the newest unrolls
     lag_bound: int | None = None  # batches; None: no bound
     replay_ratio: float | None = None  # samples consumed / samples produced
+
+    def metrics(self) -> dict[str, float]:
+        """As they stand in metrics.jsonl: ``roles/actor``, ``queue/unrolls``, ``lag/mean``, ``lag/bound``, ..."""
+        values = {f"roles/{name}": share for name, share in self.roles.items()}
+        values |= {f"queue/{name}": depth for name, depth in self.queues.items()}
+        values |= {f"lag/{name}": batches for name, batches in self.lag.items()}
+        if self.lag and self.lag_bound is not None:
+            values["lag/bound"] = float(self.lag_bound)
+        if self.replay_ratio is not None:
+            values["replay_ratio"] = self.replay_ratio
+        return values
 
 
 @dataclass
@@ -231,7 +247,7 @@ class Progress:
     action_repeat: int
     returns: Sequence[float]  # of the last 100 episodes, oldest first
     lengths: Sequence[int]
-    shares: dict[str, float]  # share of the wall clock in "stepping", "acting", "learning", "other"
+    shares: dict[str, float]  # share of the main loop's wall clock, by the loop's own names, and "other"
     metrics: dict[str, float] = field(default_factory=dict)  # newest losses and the like
     events: dict[str, int] = field(default_factory=dict)  # crashes, hangs, non-finite rewards, ...
     gauges: Gauges = field(default_factory=Gauges)

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from redline import networks
 from redline.algorithms.a2c import A2C, A2CConfig
 from redline.algorithms.on_policy import Samples
 from redline.algorithms.ppo import PPO, PPOConfig
+from redline.networks.config import NetworkConfig
+from redline.networks.layers import Dense
 from redline.types import ActInput
 from tests.algorithms.helpers import SPEC, make_learner, make_unroll
 
@@ -49,6 +52,21 @@ def test_a2c_gradient_is_the_papers_sum_over_longest_returns() -> None:
     )
     A2C(config, SPEC).update(learner, unroll, 0.0)
     torch.testing.assert_close(learner.gradient, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a3c_check_6_update_is_the_average_over_single_environments() -> None:
+    # At the same weights; ends and all.
+    unroll, gradients = make_unroll(batch=3), []
+    unroll.terminated[2, 0] = unroll.truncated[3, 1] = True
+    unroll.final_value[3, 1] = 0.7
+    for columns in (slice(0, 1), slice(1, 2), slice(2, 3), slice(0, 3)):
+        learner = make_learner("actor_critic", max_grad_norm=None)
+        part = unroll.map(lambda x, columns=columns: x[..., columns] if x.shape[-1] == 3 else x)
+        part.observation = unroll.observation[:, columns]
+        assert part.action.shape[1] == columns.stop - columns.start
+        A2C(A2CConfig(unroll=6, gamma=0.9), SPEC).update(learner, part, 0.0)
+        gradients.append(learner.gradient.clone())
+    torch.testing.assert_close(gradients[3], sum(gradients[:3]) / 3, atol=1e-6, rtol=1e-4)
 
 
 def test_ppo_equals_a2c_gradient_on_first_contact() -> None:
@@ -128,3 +146,42 @@ def test_bad_numbers_are_refused_with_the_value() -> None:
     for change in ({"unroll": 0}, {"epochs": 0}, {"gamma": 1.5}, {"clip": -0.1}, {"gae_lambda": 2.0}):
         with pytest.raises(ValueError, match=str(next(iter(change.values())))):
             replace(PPOConfig(), **change)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_gradients_written_down_are_autograds(
+    threads: int, masked: bool, minibatches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PPOConfig(unroll=6, epochs=1, minibatches=minibatches, value_clip=0.1)
+    unroll, found = make_unroll(), []
+    if masked:
+        unroll.action_mask = torch.rand(7, 2, 4) < 0.5
+        unroll.action_mask[:6].scatter_(-1, unroll.action[..., None], True)
+    for one_node in (True, False):
+        if not one_node:  # layer by layer, every operation a node of autograd's
+            monkeypatch.setattr(Dense, "one_node", False)
+        learner = make_learner("actor_critic", max_grad_norm=None, threads=threads)
+        gradients, step = [], learner._apply
+        learner._apply = lambda each, step=step, all=gradients: (all.extend(each), step(each))[1]  # type: ignore[method-assign,misc]
+        metrics = PPO(config, SPEC).update(learner, unroll, 0.0)
+        found.append((gradients, metrics, learner.flat))
+    (direct, measured, weights), (graph, expected, wanted) = found
+    assert len(direct) == len(graph) == threads * minibatches
+    torch.testing.assert_close(direct, graph, atol=1e-6, rtol=1e-5)
+    assert all(float(g.abs().max()) > 1e-3 for g in graph[0][:4])
+    torch.testing.assert_close(measured, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(weights, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_networks_without_a_closed_form_learn_by_autograd() -> None:
+    torch.manual_seed(0)
+    algorithm, samples = PPO(PPOConfig(), SPEC), Samples.of(make_unroll(), torch.zeros(6, 2), recurrent=False)
+    samples.clip = 0.2
+    for options in ({"activation": "relu"}, {"layer_norm": True}, {"core": "gru"}, {"shared_torso": True}):
+        network = networks.build(SPEC, NetworkConfig(hidden=(16,), **options), "actor_critic")
+        assert algorithm.gradients(network, samples, 1.0) is None
+    plain = networks.build(SPEC, NetworkConfig(hidden=(16,)), "actor_critic")
+    assert algorithm.gradients(plain, samples, 1.0) is not None
+    assert algorithm.gradients(plain.bfloat16(), samples, 1.0) is None

@@ -1,4 +1,4 @@
-"""Architectures are checked when they are made; the bound on lag is that of a simulated worst case, no more, no less."""
+"""Architectures are checked when made; the bound on lag is that of a simulated worst case, no more and no less."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def test_an_unknown_architecture_gets_the_nearest_name() -> None:
 
 @pytest.mark.parametrize("drop", [False, True])
 @pytest.mark.parametrize(
-    ("copies", "queue", "take"),
-    [(1, 0, 1), (1, 1, 1), (2, 0, 2), (3, 1, 3), (4, 1, 1), (5, 2, 3)]
+    ("copies", "queue", "take"), [(1, 0, 1), (1, 1, 1), (2, 0, 2), (3, 1, 3), (4, 1, 1), (5, 2, 3)]
 )
 def test_the_bound_on_lag_is_kept_whatever_the_order_of_arrival(
     copies: int, queue: int, take: int, drop: bool

@@ -189,6 +189,67 @@ USAGE: list[Case] = [
         "train CartPole-v1 --recipe dqn --set replay.compression=lz5",
         r"redline: replay.compression .*'lz4'\?",
     ),
+    # ---- architectures and runtimes
+    Case(
+        "unknown architecture",
+        "train CartPole-v1 --architecture impalla",
+        r"redline: architecture 'impalla' is unknown: did you mean 'impala'\?.*",
+    ),
+    Case(
+        "unknown runtime",
+        "train CartPole-v1 --runtime thread",
+        r"redline: parallel.runtime: expected one of auto, .*, got 'thread'; did you mean 'threads'\?",
+    ),
+    Case(
+        "roles side by side in one loop",
+        "train CartPole-v1 --recipe impala --runtime in_process",
+        r"redline: parallel.runtime=in_process: architecture impala .*: use threads or processes",
+    ),
+    Case(
+        "one loop in threads",
+        "train CartPole-v1 --runtime threads",
+        r"redline: parallel.runtime=threads: architecture synchronous has one loop, .*",
+    ),
+    Case(
+        "more copies than environments",
+        "train CartPole-v1 --recipe impala --num-envs 4 --set parallel.copies=9",
+        r"redline: parallel.copies=9 is more than the 4 environments: raise sampler.num_envs, or use 4",
+    ),
+    Case(
+        "PPO with lag",
+        "train CartPole-v1 --architecture impala --set parallel.copies=4 --set parallel.queue=1",
+        r"redline: ppo is on-policy and needs lag <= 1; architecture impala with 4 copies allows 2: .*",
+    ),
+    Case(
+        "PPO from replay",
+        "train CartPole-v1 --architecture apex",
+        r"redline: ppo cannot run on architecture apex: on-policy, needs lag <= 1, .*; use dqn or apex",
+    ),
+    Case(
+        "DQN without its replay",
+        "train CartPole-v1 --recipe dqn --architecture impala",
+        r"redline: dqn cannot run on architecture impala: it learns from replay, .* use architecture apex",
+    ),
+    Case(
+        "unknown architecture to show",
+        "show imapla",
+        r"redline: there is no architecture or recipe 'imapla': did you mean 'impala'\? .*",
+    ),
+    Case(
+        "a queue where nothing waits",
+        "show a3c --queue 1",
+        r"redline: --queue: in architecture a3c no unrolls wait",
+    ),
+    Case(
+        "a negative queue",
+        "show impala --queue -1",
+        r"redline: --queue: expected a whole number of 0 or more, got '-1'",
+    ),
+    Case(
+        "copies of one loop",
+        "show ppo --copies 2",
+        r"redline: --copies: architecture synchronous has one loop",
+    ),
     # ---- configuration files
     Case(
         "configuration that is not there",

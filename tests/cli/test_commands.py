@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from redline.architectures.catalogue import ARCHITECTURES
+from redline.architectures.draw import text
+from redline.architectures.svg import svg
 from redline.cli.main import main
 from redline.cli.pictures import TerminalPictures
 from redline.recipes import RECIPES
@@ -52,6 +55,16 @@ def test_train_tells_rules_progress_and_what_comes_next(
     config = (folder / "runs/again/config.yaml").read_text()
     assert "seed: 3" in config
     assert "unroll: 16" in config
+
+
+@pytest.mark.parametrize("film", [True, False])
+def test_the_report_shows_the_agent_unless_told_not_to(
+    folder: Path, capsys: pytest.CaptureFixture[str], film: bool
+) -> None:
+    words = f"train CartPole-v1 --name filmed --plain --steps 512 {'' if film else '--no-film'}"
+    output(words, capsys)
+    assert len(list((folder / "runs/filmed/videos").glob("*.mp4"))) == film
+    assert ("<video" in (folder / "runs/filmed/report.html").read_text()) == film
 
 
 def test_a_config_can_be_run_again_with_changes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +123,55 @@ def test_recipes_lists_every_recipe_with_a_line(capsys: pytest.CaptureFixture[st
     lines = output("recipes", capsys).splitlines()
     for name in RECIPES:
         row = next(line for line in lines if line.startswith(f"{name} "))
-        assert len(row.split(maxsplit=4)) == 5  # name, algorithm, steps, environments, words
+        assert len(row.split(maxsplit=5)) == 6  # name, algorithm, architecture, steps, environments, words
+    impala = next(line for line in lines if line.startswith("impala_atari "))
+    assert impala.split()[1:3] == ["impala", "impala"]
+
+
+def test_show_lists_draws_and_takes_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = output("show", capsys)
+    for name, each in ARCHITECTURES.items():
+        assert re.search(rf"^{name} +{re.escape(each.system)}$", listed, re.M)
+    assert output("show impala --copies 4 --queue 1", capsys).startswith(
+        text(ARCHITECTURES["impala"].sized(4, 1))
+    )
+    shown = output("show impala --copies 4 --queue 0", capsys)
+    assert "Lag is 0" in shown
+    assert "runs: ppo, a2c, " in shown
+    assert "refused: dqn cannot run on architecture impala" in shown
+    assert "runs: ppo" not in output("show impala --copies 4 --queue 1", capsys)
+    assert output("show impala --copies 3 --svg impala.svg", capsys) == "impala.svg\n"
+    assert (folder / "impala.svg").read_text() == svg(ARCHITECTURES["impala"].sized(3))
+
+
+def test_show_gives_a_recipe_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = output("show impala_atari --copies 5", capsys)
+    assert shown.startswith("recipe impala_atari: IMPALA on Atari")
+    assert "algorithm impala, 32 environments, runtime threads" in shown
+    assert "actor x 5" in shown
+    assert "Lag is 0: one loop" in output("show ppo_atari", capsys)
+
+
+def test_an_output_that_knows_only_ascii_gets_ascii(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["show", "apex"]) == 0
+    stream.flush()
+    assert b"| actor" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_train_takes_architecture_and_runtime(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "train CartPole-v1 --recipe a2c --architecture impala --runtime threads --steps 256 --name beside"
+    shown = output(f"{words} --plain --set run.tensorboard=false --set parallel.copies=2", capsys)
+    config = (folder / "runs/beside/config.yaml").read_text()
+    assert "architecture: impala" in config
+    assert "runtime: threads" in config
+    assert "- architecture impala, runtime threads: Lag is 0: each actor waits" in shown
+    assert re.search(r"busy: actor \d+% learner \d+% \| queue: unrolls \d of 2 \| lag 0 max 0 bound 0", shown)
+    assert re.search(r"\(actor \d+%, learner \d+%", shown)  # the sentence at the end
+    assert "<b>Lag</b>" in (folder / "runs/beside/report.html").read_text()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

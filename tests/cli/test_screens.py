@@ -15,7 +15,7 @@ from redline.cli import figures, live
 from redline.cli.live import LiveScreen
 from redline.cli.pictures import half_blocks
 from redline.cli.plain import PlainLines, line
-from redline.types import Observer, Progress
+from redline.types import Gauges, Observer, Progress
 
 PROGRESS = Progress(
     steps=250_000,
@@ -32,6 +32,15 @@ PROGRESS = Progress(
     shares={"stepping": 0.2, "acting": 0.1, "learning": 0.65, "other": 0.05},
     events={"crashes": 2, "hangs": 0},
 )
+GAUGES = Gauges(
+    roles={"actor": 0.62, "learner": 0.97},
+    queues={"unrolls": 7.0},
+    rooms={"unrolls": 8.0},
+    lag={"mean": 1.25, "p95": 2.0, "max": 2.0},
+    lag_bound=2,
+    replay_ratio=8.0,
+)
+BESIDE = replace(PROGRESS, gauges=GAUGES, shares={"waiting": 0.02, "learning": 0.95, "other": 0.03})
 RULES = ["time limits are bootstrapped", "rewards are clipped to [-1, 1]"]
 
 
@@ -73,12 +82,38 @@ def test_live_screen_says_it_all() -> None:
     assert "hangs" not in text
 
 
+def test_live_screen_shows_roles_queues_and_lag() -> None:
+    text = shown(100, BESIDE)
+    for part in (
+        "waiting 2%",
+        "actor ██████░░░░  62%   learner ██████████  97%",
+        "unrolls 7 of 8   replay ratio 8",
+        "mean 1.2   95% within 2   most 2   bound 2 (batches)",
+        "The learner is the bottleneck (actor 62%, learner 97%, 7 of 8 unrolls wait): fewer",
+    ):
+        assert part in text, part
+    for word in ("roles", "queues", "lag "):
+        assert word not in shown(100, PROGRESS)
+
+
+def test_a_clock_with_other_names_is_shown_too() -> None:
+    shares = {"exchanging": 0.3, "learning": 0.5, "sorting": 0.1, "other": 0.1}
+    text = shown(100, replace(PROGRESS, shares=shares))
+    for part in ("exchanging 30%", "learning 50%", "sorting 10%", "other 10%"):
+        assert part in text, part
+    glyphs = {glyph for glyph, _ in live.PARTS.values()}
+    assert not glyphs & {glyph for glyph, _ in live.MORE}
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_no_line_of_the_screen_is_wider_than_the_terminal(width: int) -> None:
     long = replace(PROGRESS, returns=[-123456.7] * 50 + [1e9] * 50, total_steps=10**10, steps=10**9)
     lines = live.screen(long, list(np.arange(300.0)), width).plain.splitlines()
     assert max(cell_len(each) for each in lines) <= width
     assert len(lines) <= 14
+    beside = live.screen(replace(long, gauges=GAUGES), list(np.arange(300.0)), width).plain.splitlines()
+    assert max(cell_len(each) for each in beside) <= width
+    assert len(beside) <= 20
 
 
 def test_live_screen_before_the_first_episode_and_with_no_speed() -> None:
@@ -132,6 +167,22 @@ def test_plain_lines_are_ascii_and_few() -> None:
         " 25% 250,000 of 1.00M agent steps | return -1 (-21 .. 18)"
         " | 812 agent steps/s 3,248 frames/s 25.4 updates/s"
         " | stepping 20% acting 10% learning 65% | after 2 min 05 s | 15 min 24 s left"
+    )
+
+
+def test_plain_lines_show_roles_queues_and_lag() -> None:
+    stream = io.StringIO()
+    plain = PlainLines(stream)
+    plain.update(BESIDE)
+    plain.stop("done")
+    lines = stream.getvalue().splitlines()
+    assert stream.getvalue().isascii()
+    told = (
+        " | busy: actor 62% learner 97% | queue: unrolls 7 of 8 | lag 1.2 max 2 bound 2 | replay ratio 8 | "
+    )
+    assert told in lines[1]
+    assert lines[-2].startswith(
+        "The learner is the bottleneck (actor 62%, learner 97%, 7 of 8 unrolls wait): "
     )
 
 

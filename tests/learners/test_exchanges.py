@@ -19,7 +19,7 @@ from redline.learners.exchanges.chunks import ChunkLocked, cut
 from redline.learners.exchanges.parameter_server import OutlierRule, Shard, ToServers
 from redline.learners.exchanges.race import Race
 from redline.learners.learner import Learner
-from redline.learners.optimizers import STATISTICS
+from redline.learners.optimizers import statistics_of
 
 SGD = LearnerConfig(device="cpu", precision="fp32", optimizer="sgd", learning_rate=0.1, max_grad_norm=None)
 RMSPROP = replace(SGD, optimizer="rmsprop", learning_rate=1e-2, decay=0.99, epsilon=1e-5)
@@ -153,7 +153,7 @@ def test_uneven_shards_averaged_without_their_counts_would_differ() -> None:
 
 # DistBelief, check 3
 def test_asynchronous_learners_differ_until_their_next_pull() -> None:
-    central = Central.of_one_process(learner(RMSPROP).flat.numel(), 2, "rmsprop")
+    central = Central.of_one_process(learner(RMSPROP).flat.numel(), 2, RMSPROP)
     first, second = learner(RMSPROP), learner(RMSPROP)
     central.initialise(first.flat)
     for rank, made in enumerate((first, second)):
@@ -196,7 +196,7 @@ def test_clipping_comes_after_averaging_in_lockstep_and_before_it_apart() -> Non
 # A3C, check 1
 def test_a_stale_gradient_is_really_applied() -> None:
     first, other = learner(RMSPROP), learner(RMSPROP)
-    central = Central.of_one_process(first.flat.numel(), 2, "rmsprop")
+    central = Central.of_one_process(first.flat.numel(), 2, RMSPROP)
     central.initialise(first.flat)
     for rank, made in enumerate((first, other)):
         made.share(Race(central, rank, RMSPROP))
@@ -241,7 +241,7 @@ class LockedRace(Race):
 @pytest.mark.parametrize("kind", [Race, LockedRace])
 def test_two_workers_are_inside_the_update_at_once(kind: type[Race]) -> None:
     learners = [learner(RMSPROP) for _ in range(2)]
-    central = Central.of_one_process(learners[0].flat.numel(), 2, "rmsprop")
+    central = Central.of_one_process(learners[0].flat.numel(), 2, RMSPROP)
     central.initialise(learners[0].flat)
     barrier = threading.Barrier(2, timeout=1.0)
     for rank, made in enumerate(learners):
@@ -264,7 +264,7 @@ def test_one_workers_step_changes_what_anothers_next_step_divides_by() -> None:
     def second_step(shares: bool) -> Tensor:
         """How far the second worker moves the weights, after a step of the first that it shares statistics with."""
         workers = [learner(RMSPROP) for _ in range(2)]
-        central = Central.of_one_process(workers[0].flat.numel(), 2, "rmsprop")
+        central = Central.of_one_process(workers[0].flat.numel(), 2, RMSPROP)
         central.initialise(workers[0].flat)
         for rank, made in enumerate(workers):
             made.share(Race(central, rank, RMSPROP))
@@ -282,7 +282,7 @@ def test_one_workers_step_changes_what_anothers_next_step_divides_by() -> None:
 # Accel RL, check 2
 def test_after_a_push_the_learner_has_the_central_weights_chunk_by_chunk() -> None:
     made = learner(ADAM)
-    central = Central.of_one_process(made.flat.numel(), 2, "adam")
+    central = Central.of_one_process(made.flat.numel(), 2, ADAM)
     central.initialise(made.flat)
     exchange = ChunkLocked(central, 0, ADAM, [threading.Lock() for _ in range(3)])
     made.share(exchange)
@@ -295,7 +295,7 @@ def test_after_a_push_the_learner_has_the_central_weights_chunk_by_chunk() -> No
 
 def test_two_pushes_lose_no_update_and_the_moments_reflect_both_gradients() -> None:
     workers = [learner(ADAM) for _ in range(2)]
-    central = Central.of_one_process(workers[0].flat.numel(), 2, "adam")
+    central = Central.of_one_process(workers[0].flat.numel(), 2, ADAM)
     central.initialise(workers[0].flat)
     locks = [threading.Lock() for _ in range(3)]
     exchanges = [ChunkLocked(central, rank, ADAM, locks) for rank in range(2)]
@@ -322,7 +322,7 @@ def test_two_pushes_lose_no_update_and_the_moments_reflect_both_gradients() -> N
 
 def test_a_chunk_whose_lock_is_taken_is_visited_last() -> None:
     made = learner(ADAM)
-    central = Central.of_one_process(made.flat.numel(), 1, "adam")
+    central = Central.of_one_process(made.flat.numel(), 1, ADAM)
     central.initialise(made.flat)
     locks = [threading.Lock() for _ in range(3)]
     exchange = ChunkLocked(central, 0, ADAM, locks)
@@ -368,7 +368,7 @@ def serve(made: Learner, servers: int, config: LearnerConfig, **options: Any) ->
     lines = []
     for piece in cut(made.flat.numel(), servers):
         size = piece.stop - piece.start
-        statistics = {name: torch.zeros(size) for name in STATISTICS[config.optimizer]}
+        statistics = {name: torch.zeros(size) for name in statistics_of(config)}
         shard = Shard(
             made.flat[piece].clone(), statistics, config, max_staleness=options.get("max_staleness")
         )
@@ -379,7 +379,7 @@ def serve(made: Learner, servers: int, config: LearnerConfig, **options: Any) ->
 # Gorila, check 1
 @pytest.mark.parametrize(("stamp", "applied"), [(10, True), (7, True), (6, False), (0, False)])
 def test_a_gradient_is_applied_iff_it_is_fresh_enough(stamp: int, applied: bool) -> None:
-    shard = Shard(torch.zeros(4), {"sum": torch.zeros(4)}, ADAGRAD, max_staleness=3, version=10)
+    shard = Shard(torch.zeros(4), {"square": torch.zeros(4)}, ADAGRAD, max_staleness=3, version=10)
     got = shard.apply(torch.ones(4), stamp, 0.1)
     assert got == (10 - stamp if applied else None)
     assert shard.version == (11 if applied else 10)
@@ -452,7 +452,7 @@ def test_the_target_is_the_servers_weights_at_a_multiple_of_n_updates() -> None:
 
 # Golden numbers: AdaGrad and shared RMSProp, two steps by hand.
 def test_golden_steps_of_adagrad_and_rmsprop() -> None:
-    shard = Shard(torch.tensor([1.0]), {"sum": torch.zeros(1)}, replace(ADAGRAD, epsilon=1e-12))
+    shard = Shard(torch.tensor([1.0]), {"square": torch.zeros(1)}, replace(ADAGRAD, epsilon=1e-12))
     for gradient in (3.0, 4.0):
         shard.apply(torch.tensor([gradient]), shard.version, 0.5)
     # 1 - .5 * 3/3 - .5 * 4/5 = .1

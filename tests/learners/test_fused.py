@@ -33,7 +33,7 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(module, "_fused", lambda: None)
             plain = make(config)
-        assert (fused._fused is not None) == (config.precision == "bf16")
+        assert fused._fused is not None
         assert plain._fused is None
         return fused, plain
 
@@ -56,10 +56,16 @@ def apply(learner: Learner, parts: list[tuple[Tensor, ...]]) -> Tensor:
     return norm
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("limit", [None, 0.5, 1e9])
-def test_fifty_steps_equal_torchs(pair: Any, limit: float | None, shards: int) -> None:
-    fused, plain = pair(replace(CONFIG, max_grad_norm=limit))
+def test_fifty_steps_equal_torchs(
+    pair: Any, limit: float | None, threads: int, shards: int, precision: Any
+) -> None:
+    if shards > threads:
+        pytest.skip("no more shards than threads")
+    fused, plain = pair(replace(CONFIG, max_grad_norm=limit, threads=threads, precision=precision))
     for _ in range(50):
         parts = gradients(fused, shards)
         norm = apply(fused, parts)
@@ -68,15 +74,16 @@ def test_fifty_steps_equal_torchs(pair: Any, limit: float | None, shards: int) -
     assert torch.equal(fused.compute, fused.flat.to(fused.compute.dtype))
 
 
-def test_sums_of_two_shards_in_either_layout(pair: Any) -> None:
-    fused, plain = pair(CONFIG)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_sums_of_two_shards_in_either_layout(pair: Any, precision: Any) -> None:
+    fused, plain = pair(replace(CONFIG, precision=precision))
     parts = gradients(fused, 2)
     for learner in (fused, plain):
         for tiles in learner._tiles:
             learner._reduce(tiles, parts)
     assert torch.equal(fused.gradient, plain.gradient)
     out = torch.zeros(3, 5)
-    one, two = torch.randn(2, 3, 5).bfloat16()
+    one, two = torch.randn(2, 3, 5).to(fused.compute.dtype)
     squares = add_shards([one, two], out)
     assert torch.equal(out, one.float() + two.float())
     assert squares == pytest.approx(float(out.square().sum()), rel=1e-6)

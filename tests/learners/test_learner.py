@@ -86,12 +86,15 @@ def test_matches_the_ordinary_optimiser(data: tuple[Tensor, Tensor]) -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "adagrad", "inside"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_restored_learner_goes_on_bit_for_bit(
     data: tuple[Tensor, Tensor], optimizer: Any, threads: int
 ) -> None:
-    config = replace(CONFIG, optimizer=optimizer, threads=threads)
+    more: dict[str, Any] = {"optimizer": optimizer}
+    if optimizer == "inside":
+        more = {"optimizer": "rmsprop", "epsilon_inside": True, "centered": True, "momentum": 0.5}
+    config = replace(CONFIG, threads=threads, **more)
     x, y = data
     pieces = zip(x.tensor_split(threads), y.tensor_split(threads), strict=True)
     parts = [partial(tuple, piece) for piece in pieces]

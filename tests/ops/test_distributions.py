@@ -244,3 +244,29 @@ def test_refuses_spaces(space: gymnasium.Space[Any], said: str) -> None:
         distributions.make(space)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Discrete(5), spaces.MultiDiscrete([2, 3]), spaces.Box(-1, 1, (3,), np.float32)],
+    ids=["discrete", "multi", "box"],
+)
+def test_drawing_with_log_prob_is_drawing_and_then_asking(space: Any, masked: bool) -> None:
+    distribution = distributions.make(space)
+    if masked and isinstance(space, spaces.Box):
+        pytest.skip("no masks for numbers")
+    torch.manual_seed(0)
+    parameters = 2 * torch.randn(200, distribution.parameters)
+    mask = None
+    if masked:
+        mask = torch.rand(200, distribution.parameters) < 0.5
+        mask[:, [0, 1, 2]] = True
+    first, second = (torch.Generator().manual_seed(7) for _ in range(2))
+    action, log_prob = distribution.sample_log_prob(parameters, first, mask)
+    wanted = distribution.sample(parameters, second, mask)
+    assert torch.equal(action, wanted)
+    torch.testing.assert_close(
+        log_prob, distribution.log_prob(parameters, wanted, mask), atol=2e-6, rtol=1e-6
+    )
+    assert torch.equal(first.get_state(), second.get_state())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from redline.ops import distributions
+from redline.ops import distributions, ppo
 from redline.ops.ppo import METRICS, categorical_ppo_loss, ppo_loss
 
 ACTIONS = 5
@@ -50,6 +50,16 @@ def single(batch: Batch) -> Batch:
     for name in ("log_prob", "value", "advantage", "target"):
         setattr(batch, name, getattr(batch, name).float())
     return batch
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both forms of the objective: the compiled one, and the one for devices that have no such thing."""
+    if request.param == "torch":
+        monkeypatch.setattr(ppo, "_kernel", lambda: None)
+    else:
+        assert ppo._kernel() is not None
+    return str(request.param)
 
 
 @pytest.mark.parametrize("shape", [(1, 300), (7, 40)])

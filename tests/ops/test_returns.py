@@ -119,31 +119,31 @@ def log_ratios(ratios: list[float]) -> Tensor:
     return torch.tensor(ratios, dtype=torch.float64)[:, None].log()
 
 
-def test_vtrace_on_policy_is_the_n_step_return() -> None:
+def test_impala_check_1_on_policy_is_the_n_step_return() -> None:
     arrays = golden()
     found = returns.vtrace(torch.zeros_like(arrays[0]), *arrays)
     assert column(found.vs) == pytest.approx([2.35027, 1.5003, 1.667, -0.37], abs=1e-12)
     torch.testing.assert_close(found.vs, returns.bootstrapped_returns(arrays[0], arrays[1], arrays[2][-1]))
 
 
-def test_vtrace_golden_off_policy() -> None:
+def test_impala_check_2_off_policy() -> None:
     found = returns.vtrace(log_ratios(RATIOS), *golden())
     assert column(found.vs) == pytest.approx([2.280959, 1.423288, 2.05175, 0.0575], abs=1e-6)
     assert column(found.pg_advantages) == pytest.approx([1.780959, 0.423288, 2.55175, -0.1425], abs=1e-6)
 
 
-def test_vtrace_golden_wide_clips() -> None:
+def test_impala_check_3_wide_clips() -> None:
     found = returns.vtrace(log_ratios(RATIOS), *golden(), rho_bar=10, pg_rho_bar=10)
     assert column(found.vs) == pytest.approx([3.680959, 1.423288, 2.05175, 0.0575], abs=1e-6)
     assert column(found.pg_advantages) == pytest.approx([3.561918, 0.423288, 2.55175, -0.1425], abs=1e-6)
 
 
-def test_vtrace_golden_episode_end() -> None:
+def test_impala_check_4_nothing_leaks_across_an_episode_end() -> None:
     found = returns.vtrace(log_ratios(RATIOS), *golden(discounts=[0.9, 0, 0.9, 0.9]))
     assert column(found.vs) == pytest.approx([1.45, 0.5, 2.05175, 0.0575], abs=1e-6)
 
 
-def test_vtrace_fixed_point_of_a_one_state_problem() -> None:
+def test_impala_check_5_fixed_point_of_a_one_state_problem() -> None:
     """systems.md section 8, check 5: with rho_bar 1 the value is that of pi_rho = [.4, .4, .2]."""
     behaviour, target = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.2, 0.5, 0.3])
     reward_of, gamma = torch.tensor([1.0, -2.0, 5.0]), 0.5
@@ -168,7 +168,7 @@ def test_n_step_golden_of_apex() -> None:
     assert float(found[0]) == pytest.approx(4.4156485, abs=1e-9)
 
 
-def test_a3c_returns_closed_form() -> None:
+def test_a3c_check_3_returns_closed_form() -> None:
     """systems.md section 6, check 3: five steps, the longest return for each; a terminal one has no bootstrap."""
     rewards, gamma = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]]), 0.9
     discounts = torch.full_like(rewards, gamma)

@@ -8,6 +8,8 @@ import pytest
 
 import redline
 
+ONE_LOOP = "parallel.architecture=synchronous"  # for recipes that have actors: one seed, one result
+
 
 def train(environment: str, recipe: str, steps: int, folder: Path, *overrides: str) -> redline.Run:
     quiet = ["run.tensorboard=false", *overrides]
@@ -46,7 +48,9 @@ def test_feed_forward_ppo_stays_at_chance_on_recall(tmp_path: Path) -> None:
     assert run.evaluate(200).mean_return <= 0.4  # a quarter, and the noise of 200 episodes
 
 
-@pytest.mark.parametrize("recipe", ["ppo", "a2c", "dqn"])
+@pytest.mark.parametrize(
+    "recipe", ["ppo", "a2c", "dqn", "appo", "impala", "n_step_q", "one_step_sarsa", "apex"]
+)
 def test_masked_actions_are_never_taken(recipe: str, tmp_path: Path) -> None:
     # The environment raises when an illegal action arrives, which would end the run.
     run = train("redline/Masked-v0", recipe, 4_000, tmp_path)
@@ -65,3 +69,42 @@ def test_dict_observations_and_images_train(tmp_path: Path) -> None:
 def test_ppo_moves_a_continuous_body(tmp_path: Path) -> None:
     run = train("InvertedPendulum-v5", "ppo", 60_000, tmp_path, "run.stop_at_return=800")
     assert run.evaluate(10).mean_return >= 400  # a random policy falls within about ten steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "steps"), [("impala", 100_000), ("appo", 60_000)])
+def test_corrected_actor_critics_balance_the_pole(recipe: str, steps: int, tmp_path: Path) -> None:
+    run = train("CartPole-v1", recipe, steps, tmp_path, ONE_LOOP)
+    assert run.evaluate(20).mean_return >= 400
+
+
+@pytest.mark.slow
+def test_recurrent_impala_recalls_what_no_feed_forward_policy_can(tmp_path: Path) -> None:
+    run = train("redline/Recall-v0", "impala_lstm", 150_000, tmp_path, ONE_LOOP)
+    assert run.evaluate(100).mean_return >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["n_step_q", "one_step_q", "one_step_sarsa"])
+def test_value_learning_without_replay_balances_the_pole(recipe: str, tmp_path: Path) -> None:
+    assert train("CartPole-v1", recipe, 100_000, tmp_path).evaluate(20).mean_return >= 200
+
+
+@pytest.mark.slow
+def test_a3cs_algorithm_balances_the_pole(tmp_path: Path) -> None:
+    assert train("CartPole-v1", "a3c", 120_000, tmp_path).evaluate(20).mean_return >= 195
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "every"), [("apex", 8), ("gorila", 4)])
+def test_replay_systems_catch_the_ball(recipe: str, every: int, tmp_path: Path) -> None:
+    one_loop = "parallel.architecture=synchronous"  # as many updates a step on any machine
+    run = train("redline/Catch-v0", recipe, 15_000, tmp_path, f"algorithm.update_every={every}", one_loop)
+    assert run.evaluate(50).mean_return >= 0.8  # chance is about -0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["seed", "inference_engine"])
+def test_workers_around_an_inference_server_balance_the_pole(recipe: str, tmp_path: Path) -> None:
+    run = train("CartPole-v1", recipe, 60_000, tmp_path, "parallel.runtime=threads", "parallel.copies=2")
+    assert run.evaluate(20).mean_return >= 150

@@ -114,7 +114,7 @@ def add(replay: Replay, row: Row, **extra: Any) -> None:
 
 def compare(replay: Replay, naive: NaiveReplay, ids: np.ndarray) -> None:
     """Draw exactly these ids, and assert that every field is the naive replay's, bit for bit."""
-    buffer = replay._make_buffer(len(ids))
+    buffer = replay._buffers.next(len(ids))
     replay.storage.gather(ids, buffer.arrays)
     for index, number in enumerate(ids.tolist()):
         right = naive.transition(number)

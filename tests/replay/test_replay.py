@@ -122,14 +122,15 @@ def test_priorities_of_overwritten_transitions_are_dropped() -> None:
     assert np.isin(ids, old[old >= 10].numpy()).mean() > 0.9
 
 
-def test_known_priorities_enter_with_their_own_step() -> None:
-    """Ape-X: an actor that knows |TD| sends it along; n-step windows close later than they are added."""
+def test_known_priorities_enter_when_their_windows_close() -> None:
+    """Ape-X: an actor knows |TD| once the window is complete, and sends it with the step that makes it drawable."""
     config = ReplayConfig(capacity=50, prioritized=True, alpha=1.0, n_step=3)
     replay = Replay(VECTOR, config, num_envs=2)
     none = np.zeros(2, bool)
     for step in range(40):
         number = np.full((2, 1), step, np.float32)
-        priority = np.array([step, 100 + step], np.float32) if step % 2 == 0 else None
+        own = step - 3  # the row that this one closes
+        priority = np.array([own, 100 + own], np.float32) if own % 2 == 0 else np.full(2, np.nan, np.float32)
         replay.add(number, np.zeros(2, np.int64), number[:, 0], none, none, priority=priority)
     leaves = replay.sampler.state()["priority"]
     first, past = replay.storage.live()

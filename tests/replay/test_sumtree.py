@@ -66,7 +66,7 @@ def sampler_of(priorities: list[float], **options: float) -> PrioritizedSampler:
     return sampler
 
 
-def test_frequencies_and_weights_of_the_reference() -> None:
+def test_apex_check_2_frequencies_and_weights() -> None:
     sampler = sampler_of([1.0, 2.0, 4.0, 0.5], priority_epsilon=1e-12)
     rng = np.random.default_rng(0)
     ids, weights = sampler.draw(1_000_000, 0.4, (0, 4), rng)

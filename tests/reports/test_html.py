@@ -284,3 +284,27 @@ def test_comparing_runs_without_metrics_makes_a_page(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     check(compare_report([tmp_path / "a", tmp_path / "b"]))
+
+
+def test_roles_side_by_side_have_a_section(tmp_path: Path) -> None:
+    def line(step: int) -> dict[str, float]:
+        gauges = {"roles/actor": 0.6, "roles/learner": 0.97, "queue/unrolls": 3.0, "replay_ratio": 8.0}
+        lag = {"lag/mean": 0.75, "lag/p95": 2.0, "lag/max": 2.0, "lag/bound": 2.0}
+        clock = {"time/elapsed": step, "time/waiting": 0.1, "time/learning": 0.8, "time/other": 0.1}
+        return {"step": step, **gauges, **lag, **clock}
+
+    run = write_lines(tmp_path / "run", [line(1), line(2)])
+    page = check(write_report(run))
+    for part in (
+        "Roles, lag and replay",
+        "Lag",
+        "Utilisation",
+        "Queue: unrolls",
+        "Replay ratio",
+        "95% within",
+        "bound",
+    ):
+        assert part in page.text, part
+    assert any("The learner is the bottleneck (actor 60%, learner 97%)" in text for text in page.text)
+    assert time_shares(load_run(run)) == pytest.approx({"learning": 0.8, "waiting": 0.1, "other": 0.1})
+    assert "Roles, lag and replay" not in check(write_report(make_run(tmp_path / "alone"))).text

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from redline.reports.curves import Line, areas, bar, chart
 from redline.reports.scales import bounds, duration, short, thin, ticks
-from redline.reports.summary import bottleneck, describe_returns
+from redline.reports.summary import bottleneck, describe_returns, role_bottleneck
 
 finite = st.floats(-1e12, 1e12)
 
@@ -209,3 +209,82 @@ def test_the_bottleneck_in_a_sentence(shares: dict[str, float], context: dict, s
 )
 def test_returns_in_words(returns: list[float], text: str) -> None:
     assert describe_returns(returns) == text
+
+
+@pytest.mark.parametrize(
+    ("roles", "context", "sentence"),
+    [
+        (
+            {"actor": 0.6, "learner": 0.96},
+            {"queues": {"unrolls": 4.0}, "rooms": {"unrolls": 4.0}},
+            "The learner is the bottleneck (actor 60%, learner 96%, 4 of 4 unrolls wait): fewer actors lose nothing;"
+            " a larger batch, bf16 or a GPU would help.",
+        ),
+        (
+            {"actor": 0.5, "learner": 0.8},  # not quite busy, but what waits says it
+            {"queues": {"unrolls": 7.0}, "rooms": {"unrolls": 8.0}, "device": "cuda"},
+            "The learner is the bottleneck (actor 50%, learner 80%, 7 of 8 unrolls wait): fewer actors lose nothing;"
+            " a larger batch, bf16 or a faster GPU would help.",
+        ),
+        (
+            {"actor": 0.95, "learner": 0.2},
+            {"queues": {"unrolls": 0.0}, "rooms": {"unrolls": 4.0}},
+            "Actors are the bottleneck (actor 95%, learner 20%): more actors or cores, or a faster simulator, would"
+            " help; a faster learner would not.",
+        ),
+        (
+            {"actor": 0.6, "learner": 0.3},
+            {},
+            "Actors are the bottleneck (actor 60%, learner 30%): more actors or cores, or a faster simulator, would"
+            " help; a faster learner would not.",
+        ),
+        (
+            {"worker": 0.4, "inference": 0.93, "learner": 0.5},
+            {},
+            "The inference is the bottleneck (worker 40%, inference 93%, learner 50%): bf16, more environments a worker"
+            " or a GPU would help; more workers would not.",
+        ),
+        (
+            {"actor": 0.97, "learner": 0.96},
+            {},
+            "Nobody waits (actor 97%, learner 96%): this machine is used up; more cores or a GPU would help.",
+        ),
+        (
+            {"actor": 0.6, "learner": 0.3},
+            {"lag_bound": 0},
+            "The roles take turns, since lag is 0 (actor 60%, learner 30%): parallel.queue=1 would let them overlap.",
+        ),
+        (
+            {"actor": 0.5, "learner": 0.45},
+            {"lag_bound": 2},
+            "The roles wait for each other (actor 50%, learner 45%): more room (parallel.queue) or longer unrolls"
+            " would help.",
+        ),
+        (
+            {"actor": 0.5, "learner": 0.8},
+            {"queues": {"unrolls": 0.0}, "rooms": {"unrolls": 8.0}},
+            "The roles wait for each other (actor 50%, learner 80%): more room (parallel.queue) or longer unrolls"
+            " would help.",
+        ),
+        (
+            {"actor": 0.6, "learner": 0.3},
+            {"queues": {"unrolls": 8.0}, "rooms": {"unrolls": 8.0}},
+            "The roles wait for each other (actor 60%, learner 30%): more room (parallel.queue) or longer unrolls"
+            " would help.",
+        ),
+        (
+            {"replica": 0.97},
+            {},
+            "All replicas are busy 97% of the time: more cores would help; more replicas would not.",
+        ),
+        (
+            {"replica": 0.6},
+            {},
+            "The replicas wait for each other 40% of the time: fewer of them or longer unrolls would help.",
+        ),
+        ({}, {}, "How busy the roles are has not been measured yet."),
+        ({"actor": math.nan}, {}, "How busy the roles are has not been measured yet."),
+    ],
+)
+def test_the_bottleneck_among_roles(roles: dict[str, float], context: dict, sentence: str) -> None:
+    assert role_bottleneck(roles, **context) == sentence

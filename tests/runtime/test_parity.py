@@ -17,8 +17,17 @@ COMMON = ("run.tensorboard=false", "learner.precision=fp32", "run.debug=true")
 TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     "a2c": ("CartPole-v1", "a2c", 1280, ()),
     "ppo": ("CartPole-v1", "ppo", 1024, ("algorithm.epochs=2",)),
+    "impala": ("CartPole-v1", "impala", 1280, ()),
+    "appo": ("CartPole-v1", "appo", 1280, ()),
+    "n_step_q": ("CartPole-v1", "n_step_q", 1280, ()),
     "ppo-lstm": ("redline/Recall-v0", "ppo_lstm", 2048, ("algorithm.unroll=32",)),
-    "ppo-normalised": ("Pendulum-v1", "ppo", 1024, ("network.normalize_observation=true", "learner.reward=normalize")),
+    "ppo-normalised": (
+        "Pendulum-v1",
+        "ppo",
+        1024,
+        ("network.normalize_observation=true", "learner.reward=normalize"),
+    ),
+    "ppo-cut": ("Pendulum-v1", "ppo", 1024, ("environment.time_limit=13", "learner.reward=normalize")),
 }
 RUNTIMES = ("threads", "processes")
 
@@ -46,11 +55,35 @@ def impala(runtime: str, copies: int) -> list[str]:
 def test_actors_beside_a_learner_equal_one_loop(tmp_path: Path, task: str, runtime: str, copies: int) -> None:
     if runtime == "processes" and copies == 1:
         pytest.skip("two processes show it; one shows nothing more")
-    alone, counted = weights(tmp_path / "alone", task, f"sampler.shards={copies}")
+    alone, counted = weights(
+        tmp_path / "alone", task, "parallel.architecture=synchronous", f"sampler.shards={copies}"
+    )
     beside, counted_beside = weights(tmp_path / "beside", task, *impala(runtime, copies))
     assert torch.equal(alone, beside)
     assert counted["steps"] == counted_beside["steps"]
     np.testing.assert_array_equal(counted["returns"], counted_beside["returns"])
+
+
+def seed(runtime: str, workers: int, groups: int) -> list[str]:
+    """Overrides for workers around one inference server, in lock-step."""
+    numbers = {"architecture": "seed", "runtime": runtime, "copies": workers, "queue": 0}
+    return [f"parallel.{name}={value}" for name, value in numbers.items()] + [f"sampler.groups={groups}"]
+
+
+@pytest.mark.parametrize(("workers", "groups"), [(3, 1), (4, 2)])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("task", TASKS)
+def test_workers_around_an_inference_server_equal_one_loop(
+    tmp_path: Path, task: str, runtime: str, workers: int, groups: int
+) -> None:
+    if runtime == "processes" and groups == 1:
+        pytest.skip("two groups show it; one shows nothing more")
+    here = ["parallel.architecture=synchronous", "sampler.shards=1", f"sampler.groups={groups}"]
+    alone, counted = weights(tmp_path / "alone", task, *here)
+    served, counted_served = weights(tmp_path / "served", task, *seed(runtime, workers, groups))
+    assert torch.equal(alone, served)
+    assert counted["steps"] == counted_served["steps"]
+    np.testing.assert_array_equal(counted["returns"], counted_served["returns"])
 
 
 def test_with_a_queue_the_parameters_differ(tmp_path: Path) -> None:

@@ -28,11 +28,28 @@ DQN = [
     "replay.prioritized=true",
     "replay.n_step=3",
 ]
+REPLAY = ["parallel.architecture=apex", "parallel.copies=2", "parallel.queue=0", "replay.prioritized=true"]
+LOCKSTEP = [
+    "parallel.architecture=impala",
+    "parallel.copies=2",
+    "parallel.queue=0",
+    "algorithm.minibatches=1",
+]
+ENGINE = [
+    "parallel.architecture=seed",
+    "parallel.copies=3",
+    "parallel.queue=0",
+    "parallel.runtime=processes",
+]
 CASES = {
     "ppo": ("CartPole-v1", "ppo", 8192, PPO),
     "ppo_lstm": ("CartPole-v1", "ppo_lstm", 8192, PPO),
+    "ppo_engine": ("Pendulum-v1", "ppo", 8192, [*PPO, *ENGINE]),
     "ppo_mujoco": ("Hopper-v5", "ppo", 8192, [*PPO, "algorithm.unroll=128", "algorithm.minibatches=4"]),
     "dqn": ("CartPole-v1", "dqn", 4096, DQN),
+    "apex_threads": ("CartPole-v1", "dqn", 4096, [*DQN, *REPLAY, "parallel.runtime=threads"]),
+    "impala_threads": ("CartPole-v1", "ppo", 8192, [*PPO, *LOCKSTEP, "parallel.runtime=threads"]),
+    "impala_processes": ("Hopper-v5", "ppo", 8192, [*PPO, *LOCKSTEP, "parallel.runtime=processes"]),
 }
 SCRIPT = """
 import sys
@@ -47,7 +64,8 @@ else:
 
 def metrics(path: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+    timed = ("time/", "roles/")
+    return [{name: value for name, value in line.items() if not name.startswith(timed)} for line in lines]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:

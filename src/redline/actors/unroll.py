@@ -180,10 +180,13 @@ class Actor:
         first_column: int = 0,
         device: str = "cpu",
         own_columns: bool = False,
+        num_envs: int = 0,
     ) -> None:
-        """first_column: its first environment among those of the run, which seeds follow; with ``own_columns`` the
-        unrolls it writes hold its environments alone."""
+        """first_column: its first environment among the run's ``num_envs``, which seeds and exploration follow; with
+        ``own_columns`` the unrolls it writes hold its environments alone, and begin with column 0."""
         self.algorithm, self.network, self.device = algorithm, network, torch.device(device)
+        self.offset = first_column if own_columns else 0
+        self.num_envs = num_envs
         self.generator = torch.Generator(self.device).manual_seed(seed + first_column)
         self.groups: list[_Group] = []
         self.to_environment = algorithm.to_environment
@@ -242,7 +245,17 @@ class Actor:
 
     def _input(self, group: _Group, t: int, steps: int) -> ActInput:
         row = group.rows[t]
-        x = ActInput(row.observation, group.state, group.reset, row.action_mask, self.generator, steps)
+        x = ActInput(
+            row.observation,
+            group.state,
+            group.reset,
+            row.action_mask,
+            self.generator,
+            steps,
+            first_environment=group.columns.start + self.offset,
+            num_environments=self.num_envs,
+            record=bool(row.record),
+        )
         return self._to_device(x) if self.device.type != "cpu" else x
 
     def _to_device(self, x: ActInput) -> ActInput:

@@ -7,18 +7,16 @@ Losses are means over samples, where A3C sums over each rollout.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from redline.algorithms import on_policy
-from redline.algorithms.on_policy import Samples
-from redline.ops import distributions
+from redline.algorithms.on_policy import ActorCritic, Samples
+from redline.algorithms.trajectories import shards
 from redline.ops.policy import policy_gradient_loss, value_loss
 from redline.ops.returns import episode_ends, gae
-from redline.types import ActInput, Metrics, Spec, Tree, Unroll
+from redline.types import Metrics, Unroll
 
 
 @dataclass(frozen=True)
@@ -41,30 +39,11 @@ class A2CConfig:
             )
 
 
-class A2C:
+class A2C(ActorCritic):
     """Act, loss, update. No process, queue or device in sight."""
 
     name = "a2c"
-    network_kind: Literal["actor_critic"] = "actor_critic"
-    experience: Literal["unroll"] = "unroll"
-    max_lag: int | None = 1  # batches: on-policy
-
-    def __init__(self, config: A2CConfig, spec: Spec) -> None:
-        self.config, self.spec = config, spec
-        self.distribution = distributions.make(spec.action)
-        self.to_environment = self.distribution.to_environment
-
-    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """What to remember of each action: name -> (shape, dtype) of one environment's entry."""
-        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
-
-    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
-        """Sample (or, greedily, pick) actions: record {action, log_prob, value} [B, ...] and the next state."""
-        return on_policy.act(network, self.distribution, x)
-
-    def value(self, network: Any, x: ActInput) -> Tensor:
-        """f32[B] state values, for bootstrapping."""
-        return on_policy.value(network, x)
+    config: A2CConfig
 
     def update(self, learner: Any, unroll: Unroll, fraction: float) -> Metrics:
         """One optimiser step on one unroll [T, B]."""
@@ -81,9 +60,7 @@ class A2C:
         if self.config.normalize_advantage:
             samples.advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
             samples.advantage = samples.advantage.reshape(samples.value.shape)
-        parts = learner.split(torch.arange(samples.columns, device=samples.action.device))
-        shares = [len(part) / samples.columns for part in parts]
-        return learner.step(self.loss, [partial(samples.take, part) for part in parts], shares)
+        return learner.step(self.loss, *shards(learner, samples))
 
     def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
         """Scalar loss and metrics (left on the device) of samples [T, N]; advantages are constants."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from redline.ops import distributions
+from redline.ops.exploration import random_action
 from redline.ops.values import double_q_target, huber, legal, q_target, taken
 from redline.types import ActInput, Loss, Metrics, ReplayBatch, Spec, Tree, tree_leaves, tree_map
 
@@ -52,6 +53,8 @@ class DQN:
     network_kind: Literal["q"] = "q"
     experience: Literal["replay"] = "replay"
     max_lag: int | None = None  # off-policy
+    target_network = True
+    paced = True  # updates are counted by agent steps (``due``), wherever they happen
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
@@ -64,25 +67,33 @@ class DQN:
         done = min(max(steps - config.learning_starts, 0) / config.epsilon_steps, 1.0)
         return config.epsilon_start + done * (config.epsilon_final - config.epsilon_start)
 
+    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """What actors that write unrolls remember: values of the action taken and of the best (Ape-X's priorities)."""
+        return {"q_taken": ((), torch.float32), "q_max": ((), torch.float32)}
+
     def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
-        """Epsilon-greedy actions i64[B] among the legal ones; no forward pass while all actions are random."""
+        """Epsilon-greedy actions i64[B] among the legal ones; no forward pass while all are random.
+
+        With ``x.record`` also q_taken and q_max f32[B], and always a forward pass.
+        """
         epsilon = self.epsilon(x.steps) if x.explore else self.config.epsilon_evaluation
         batch = len(x.reset)
-        noise = torch.rand((2, batch), generator=x.generator)
-        random = self._random_action(noise[1], x.action_mask)
-        if epsilon >= 1.0:
+        noise = torch.rand((2, batch), generator=x.generator, device=x.generator.device)
+        random = random_action(noise[1], int(self.spec.action.n), x.action_mask)  # type: ignore[attr-defined]
+        if epsilon >= 1.0 and not x.record:
             return {"action": random}, x.state
         output, state = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
         values = legal(output.policy[0].float(), x.action_mask)
         explore = (noise[0] < epsilon).to(values.device)
-        return {"action": torch.where(explore, random.to(values.device), values.argmax(-1))}, state
+        action = torch.where(explore, random.to(values.device), values.argmax(-1))
+        if not x.record:
+            return {"action": action}, state
+        return {"action": action, "q_taken": taken(values, action), "q_max": values.amax(-1)}, state
 
-    def _random_action(self, uniform: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            return (uniform * int(self.spec.action.n)).long()  # type: ignore[attr-defined]
-        legal = mask.cpu().double()
-        chosen = (uniform.double() * legal.sum(-1)).floor()  # the k-th legal action, k uniform
-        return (legal.cumsum(-1) <= chosen[:, None]).sum(-1)
+    def value(self, network: Any, x: ActInput) -> Tensor:
+        """f32[B] highest action values, for actors that estimate priorities."""
+        output, _ = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
+        return legal(output.policy[0].float(), x.action_mask).amax(-1)
 
     def due(self, steps: int, num_envs: int) -> int:
         """How many updates follow the batch of agent steps that brought the total to ``steps``."""
@@ -94,22 +105,32 @@ class DQN:
             - max(steps - num_envs, config.learning_starts) // config.update_every
         )
 
+    def target_due(self, before: int, after: int) -> bool:
+        """Whether the target network is copied now that agent steps of the run went from ``before`` to ``after``."""
+        return before // self.config.target_every < after // self.config.target_every
+
     def update(self, learner: Any, batch: ReplayBatch) -> tuple[Metrics, Tensor]:
         """One optimiser step on a replay batch [N]; returns metrics and absolute TD errors f32[N] (new priorities)."""
         count = len(batch.reward)
-        parts = learner.split(torch.arange(count, device=batch.reward.device))
+        sizes = [len(part) for part in learner.split(torch.arange(count))]
         if self._loss is None:  # one object for the whole run: what a recorded step is known by
             self._loss = partial(self.loss, target=learner.target)
-        metrics = learner.step(
-            self._loss, [partial(_take, batch, p) for p in parts], [len(p) / count for p in parts]
-        )
+        parts = [partial(_piece, batch, sum(sizes[:k]), size) for k, size in enumerate(sizes)]
+        metrics = learner.step(self._loss, parts, [size / count for size in sizes])
         return metrics, metrics.pop("td_error").abs()
+
+    @torch.no_grad()
+    def next_values(self, target: Any, observation: Tree) -> Tensor:
+        """Action values f32[N, A] by the target network, which stays the same from one copy to the next."""
+        return _values(target, observation)
 
     def loss(self, network: Any, batch: ReplayBatch, target: Any) -> tuple[Tensor, Metrics]:
         """Weighted Huber loss and metrics (``td_error`` f32[N] among them) of transitions [N]."""
         values = _values(network, batch.observation)
         with torch.no_grad():
-            next_values = _values(target, batch.next_observation)
+            next_values = batch.next_values
+            if next_values is None:
+                next_values = self.next_values(target, batch.next_observation)
             if self.config.double:
                 online = _values(network, batch.next_observation)
                 backup = double_q_target(
@@ -119,13 +140,17 @@ class DQN:
                 backup = q_target(batch.reward, batch.discount, next_values, batch.next_action_mask)
         chosen = taken(values, batch.action)
         error = chosen - backup
-        total = (batch.weight * huber(error)).mean()
+        total = (batch.weight * self.per_sample(error)).mean()
         metrics: Metrics = {
             "q_loss": total.detach(),
             "q_value": chosen.detach().mean(),
             "td_error": error.detach(),
         }
         return total, metrics
+
+    def per_sample(self, error: Tensor) -> Tensor:
+        """Loss of TD errors, f32[N]."""
+        return huber(error)
 
 
 def _values(network: Any, observation: Tree) -> Tensor:
@@ -136,5 +161,5 @@ def _values(network: Any, observation: Tree) -> Tensor:
     return output.policy[0].float()
 
 
-def _take(batch: ReplayBatch, index: Tensor) -> ReplayBatch:
-    return batch.map(lambda x: x.index_select(0, index))
+def _piece(batch: ReplayBatch, start: int, size: int) -> ReplayBatch:
+    return batch.map(lambda x: x[start : start + size])

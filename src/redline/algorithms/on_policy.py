@@ -1,16 +1,44 @@
-"""What A2C and PPO share: acting with an actor-critic network, and the batch that one update consumes."""
+"""What actor-critic algorithms share: acting, and the batch of single samples that A2C's and PPO's losses read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from redline.ops import distributions
 from redline.ops.distributions import Distribution
-from redline.types import ActInput, Tree, Unroll, tree_map
+from redline.types import ActInput, Spec, Tree, Unroll, tree_map
+
+
+class ActorCritic:
+    """Acting for algorithms that learn a policy and its value from unrolls; they add ``name`` and ``update``."""
+
+    name = "actor_critic"
+    network_kind: Literal["actor_critic"] = "actor_critic"
+    experience: Literal["unroll"] = "unroll"
+    max_lag: int | None = 1  # batches between the weights that acted and those that learn: on-policy
+    target_network = False
+
+    def __init__(self, config: Any, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+        self.distribution = distributions.make(spec.action)
+        self.to_environment = self.distribution.to_environment
+
+    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """What to remember of each action: name -> (shape, dtype) of one environment's entry."""
+        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
+
+    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
+        """Sample (or, greedily, pick) actions: record {action, log_prob, value} [B, ...] and the next state."""
+        return act(network, self.distribution, x)
+
+    def value(self, network: Any, x: ActInput) -> Tensor:
+        """f32[B] state values, for bootstrapping."""
+        return value(network, x)
 
 
 @dataclass
@@ -19,8 +47,8 @@ class Samples:
 
     observation: Tree  # [T, N, ...]
     action: Tensor  # [T, N, ...]
-    log_prob: Tensor  # f32[T, N] of the action under the behaviour policy
-    value: Tensor  # f32[T, N] by the weights that acted
+    log_prob: Tensor  # f32[T, N] of the action under the policy that ratios are taken to: on policy, the one that acted
+    value: Tensor  # f32[T, N] by the same policy's weights
     advantage: Tensor  # f32[T, N]
     target: Tensor  # f32[T, N] value target
     reset: Tensor  # bool[T, N]
@@ -29,16 +57,20 @@ class Samples:
     clip: Any = None  # PPO's epsilon at this point of the run: a number, or f32[] where losses are recorded
 
     @classmethod
-    def of(cls, unroll: Unroll, advantage: Tensor, *, recurrent: bool) -> Samples:
-        """The samples of an unroll; without recurrence time and environments become one axis of T * B."""
+    def of(cls, unroll: Unroll, advantage: Tensor, *, recurrent: bool, **instead: Tensor) -> Samples:
+        """The samples of an unroll; without recurrence time and environments become one axis of T * B.
+
+        ``instead``: ``value``, ``log_prob`` or ``target`` f32[T, B] in place of what the actor recorded.
+        """
         length = len(unroll.action)
+        value = instead["value"] if "value" in instead else unroll.record["value"]
         fields: dict[str, Any] = {
             "observation": tree_map(lambda x: x[:length], unroll.observation),
             "action": unroll.action,
-            "log_prob": unroll.record["log_prob"],
-            "value": unroll.record["value"],
+            "log_prob": instead.get("log_prob", unroll.record["log_prob"]),
+            "value": value,
             "advantage": advantage,
-            "target": advantage + unroll.record["value"],
+            "target": instead["target"] if "target" in instead else advantage + value,
             "reset": unroll.reset[:length],
             "action_mask": None if unroll.action_mask is None else unroll.action_mask[:length],
         }
@@ -73,8 +105,7 @@ def act(network: Any, distribution: Distribution, x: ActInput) -> tuple[dict[str
     parameters, value = output.policy[0].float(), output.value[0].float()
     if not x.explore:
         return {"action": distribution.mode(parameters, x.action_mask), "value": value}, state
-    action = distribution.sample(parameters, x.generator, x.action_mask)
-    log_prob = distribution.log_prob(parameters, action, x.action_mask)
+    action, log_prob = distribution.sample_log_prob(parameters, x.generator, x.action_mask)
     return {"action": action, "log_prob": log_prob, "value": value}, state
 
 

@@ -7,19 +7,19 @@ for (Andrychowicz et al. 2021 found it hurts).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from redline.algorithms import on_policy
-from redline.algorithms.on_policy import Samples
+from redline.algorithms.on_policy import ActorCritic, Samples
 from redline.ops import distributions
-from redline.ops.ppo import categorical_ppo_loss, ppo_loss
+from redline.ops.ppo import categorical_ppo_loss, categorical_ppo_slopes, ppo_loss
 from redline.ops.returns import episode_ends, gae
-from redline.types import ActInput, Metrics, Spec, Tree, Unroll
+from redline.types import Metrics, Spec, Unroll
 
 
 @dataclass(frozen=True)
@@ -51,85 +51,105 @@ class PPOConfig:
             raise ValueError(f"clip must be above 0, got {self.clip}")
 
 
-class PPO:
+class PPO(ActorCritic):
     """Act, loss, update. No process, queue or device in sight."""
 
     name = "ppo"
-    network_kind: Literal["actor_critic"] = "actor_critic"
-    experience: Literal["unroll"] = "unroll"
-    max_lag: int | None = 1  # batches: on-policy
+    config: PPOConfig
 
     def __init__(self, config: PPOConfig, spec: Spec) -> None:
-        self.config, self.spec = config, spec
-        self.distribution = distributions.make(spec.action)
-        self.to_environment = self.distribution.to_environment
+        super().__init__(config, spec)
         self.clip = config.clip
-
-    def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """What to remember of each action: name -> (shape, dtype) of one environment's entry."""
-        return {"log_prob": ((), torch.float32), "value": ((), torch.float32)}
-
-    def act(self, network: Any, x: ActInput) -> tuple[dict[str, Tensor], Tree]:
-        """Sample (or, greedily, pick) actions: record {action, log_prob, value} [B, ...] and the next state."""
-        return on_policy.act(network, self.distribution, x)
-
-    def value(self, network: Any, x: ActInput) -> Tensor:
-        """f32[B] state values, for bootstrapping."""
-        return on_policy.value(network, x)
 
     def update(self, learner: Any, unroll: Unroll, fraction: float) -> Metrics:
         """Learn from one unroll [T, B]; ``fraction`` of the run is done. Returns means over all minibatches."""
         config = self.config
         if config.anneal_clip:
             self.clip = config.clip * (1.0 - fraction)
+        samples, about = self.samples(learner, unroll)
+        history: list[Metrics] = []
+        for _ in range(config.epochs):
+            order = self._order(learner, samples)
+            history += [
+                self._minibatch(learner, samples, index) for index in order.tensor_split(config.minibatches)
+            ]
+            if config.target_kl is not None and float(history[-1]["approximate_kl"]) > 1.5 * config.target_kl:
+                break
+        return _means(history) | about
+
+    def _order(self, learner: Any, samples: Samples) -> Tensor:
+        """The samples of one epoch, i64[N]: shuffled, unless all are in one minibatch, a mean with no order."""
+        device = samples.action.device
+        if self.config.minibatches == 1:
+            return torch.arange(samples.columns, device=device)
+        return torch.randperm(samples.columns, generator=learner.generator).to(device)
+
+    def samples(self, learner: Any, unroll: Unroll) -> tuple[Samples, Metrics]:
+        """What the epochs are made of: the unroll's samples with advantages and value targets, and metrics of them."""
         ended = unroll.terminated | unroll.truncated
         reward, discount = episode_ends(
             learner.rewards(unroll.reward, ended),
             unroll.terminated,
             unroll.truncated,
             unroll.final_value,
-            config.gamma,
+            self.config.gamma,
         )
-        advantage = gae(reward, discount, on_policy.next_values(unroll), config.gae_lambda)
-        samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
-        history: list[Metrics] = []
-        for _ in range(config.epochs):
-            order = torch.randperm(samples.columns, generator=learner.generator).to(samples.action.device)
-            history += [
-                self._minibatch(learner, samples, index) for index in order.tensor_split(config.minibatches)
-            ]
-            if config.target_kl is not None and float(history[-1]["approximate_kl"]) > 1.5 * config.target_kl:
-                break
-        return {name: sum(m[name] for m in history) / len(history) for name in history[0]}
+        advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
+        return Samples.of(unroll, advantage, recurrent=unroll.state is not None), {}
 
     def _minibatch(self, learner: Any, samples: Samples, index: Tensor) -> Metrics:
         moments: tuple[Tensor, Tensor] | None = None  # of the whole minibatch, whatever the shards
         if self.config.normalize_advantage and samples.advantage.shape[0] * len(index) > 1:
-            std, mean = torch.std_mean(samples.advantage.index_select(1, index))
+            all_of_it = len(index) == samples.columns
+            advantage = samples.advantage if all_of_it else samples.advantage.index_select(1, index)
+            std, mean = torch.std_mean(advantage)
             moments = mean, std.add_(1e-8)
 
         def make(part: Tensor) -> Samples:
-            batch = samples.take(part)
+            batch = replace(samples) if len(part) == samples.columns else samples.take(part)
             if moments is not None:
-                batch.advantage = batch.advantage.sub_(moments[0]).div_(moments[1])
+                batch.advantage = batch.advantage.sub(moments[0]).div_(moments[1])
             batch.clip = learner.scalar(self.clip)
             return batch
 
         parts = learner.split(index)
-        return learner.step(
-            self.loss, [partial(make, part) for part in parts], [len(p) / len(index) for p in parts]
-        )
+        made, shares = [partial(make, part) for part in parts], [len(p) / len(index) for p in parts]
+        own = getattr(self.loss, "__func__", None) is PPO.loss  # a loss put in its place has other gradients
+        return learner.step(self.loss, made, shares, direct=self.gradients if own else None)
 
     def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:
         """Scalar loss and metrics (left on the device) of samples [T, N] with normalised advantages."""
-        config = self.config
         output, _ = network(batch.observation, batch.state, batch.reset)
         parameters, value = output.policy.float(), output.value.float()
-        costs: dict[str, Any] = {
+        if isinstance(self.distribution, distributions.Categorical):
+            return categorical_ppo_loss(parameters, value, batch, **self._costs())
+        return ppo_loss(self.distribution, parameters, value, batch, **self._costs())
+
+    def gradients(
+        self, network: Any, batch: Samples, share: float
+    ) -> tuple[tuple[Tensor, ...], Metrics] | None:
+        """Gradients of ``share`` times ``loss`` by the network's own closed form, where it has one; and metrics."""
+        if not isinstance(self.distribution, distributions.Categorical):
+            return None
+        direct = network.closed_form()
+        if direct is None:
+            return None
+        policy, value = direct.forward(network.observer.prepare(batch.observation)[0])
+        flat = (policy.view(*batch.action.shape, -1), value.view(batch.action.shape))
+        metrics, for_policy, for_value = categorical_ppo_slopes(*flat, batch, **self._costs())
+        if share != 1.0:
+            for_policy, for_value = for_policy.mul_(share), for_value.mul_(share)
+        return direct.backward(for_policy.view(policy.shape), for_value.view(value.shape)), metrics
+
+    def _costs(self) -> dict[str, Any]:
+        config = self.config
+        return {
             "value_cost": config.value_cost,
             "entropy_cost": config.entropy_cost,
             "value_clip": config.value_clip,
         }
-        if isinstance(self.distribution, distributions.Categorical):
-            return categorical_ppo_loss(parameters, value, batch, **costs)
-        return ppo_loss(self.distribution, parameters, value, batch, **costs)
+
+
+def _means(history: list[Metrics]) -> Metrics:
+    """The means of metrics over minibatches: a stack of each, since many small sums would cost a minibatch's time."""
+    return {name: torch.stack([torch.as_tensor(m[name]) for m in history]).mean() for name in history[0]}

@@ -37,7 +37,7 @@ SEED = Architecture(
     edges=(
         Edge("worker", "inference", "observation", capacity=0),
         Edge("inference", "worker", "action", capacity=0),
-        Edge("inference", "learner", "unroll", capacity=1),
+        Edge("inference", "learner", "unroll", capacity=1, per="worker"),
         Edge("learner", "inference", "weights", when_full="replace"),
     ),
 )
@@ -63,7 +63,7 @@ GORILA = Architecture(
     "Gorila (Nair et al. 2015), bundled: each bundle acts, remembers and differentiates; a sharded server steps",
     roles=(Role("bundle", runs="train", copies=PLANNED), Role("server", runs="combine")),
     edges=(
-        Edge("bundle", "server", "gradient"),
+        Edge("bundle", "server", "gradient", take=1),
         Edge("server", "bundle", "weights", when_full="replace"),
     ),
 )

@@ -50,7 +50,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Edge:
-    """What travels from ``source`` to ``target``. Capacities are per copy of the source."""
+    """What travels from ``source`` to ``target``. Capacities are per copy of the source, or of the role ``per``."""
 
     source: str
     target: str
@@ -60,6 +60,7 @@ class Edge:
     )
     when_full: WhenFull = "block"
     take: int = 0  # of them the target consumes at a turn; 0: one from each copy of the source
+    per: str = ""  # the role whose copies the source serves one by one; empty: the source itself
     max_lag: int | None = None  # batches; older ones are refused. None: what follows from the capacities
 
 
@@ -83,6 +84,10 @@ class Architecture:
     def edge(self, carries: Carries) -> Edge | None:
         """The first edge that carries it, or None."""
         return next((edge for edge in self.edges if edge.carries == carries), None)
+
+    def senders(self, edge: Edge) -> int:
+        """Over how many copies the edge's capacity is counted."""
+        return self.role(edge.per or edge.source).copies
 
     @property
     def acting(self) -> Role:
@@ -126,7 +131,9 @@ def problems(architecture: Architecture) -> list[str]:
     for edge in architecture.edges:
         label = f"edge {edge.source} -> {edge.target} ({edge.carries})"
         found += [
-            f"{label}: there is no role {end!r}" for end in (edge.source, edge.target) if end not in names
+            f"{label}: there is no role {end!r}"
+            for end in (edge.source, edge.target, edge.per or edge.source)
+            if end not in names
         ]
         if edge.capacity < 0 or edge.take < 0:
             found.append(f"{label}: capacity and take are 0 or more")
@@ -156,7 +163,7 @@ def lag_bound(architecture: Architecture) -> int | None:
         return None
     if edge.max_lag is not None:
         return edge.max_lag
-    copies = architecture.role(edge.source).copies
+    copies = architecture.senders(edge)
     flying = copies * (1 + edge.capacity)
     take = edge.take or copies
     return -(-flying // take) - 1 + (0 if held(architecture) else 1)
@@ -167,5 +174,5 @@ def held(architecture: Architecture) -> bool:
     edge = architecture.edge("unroll")
     if edge is None:
         return True
-    take = edge.take or architecture.role(edge.source).copies
+    take = edge.take or architecture.senders(edge)
     return edge.capacity == 0 or take == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import runpy
 import sys
@@ -24,6 +25,8 @@ from redline.cli.commands import (
     Record,
     Report,
     Resume,
+    Show,
+    Study,
     Train,
     WrongUsage,
 )
@@ -31,10 +34,14 @@ from redline.cli.figures import count, duration, number
 from redline.cli.live import LiveScreen
 from redline.cli.parse import nearest
 from redline.cli.plain import PlainLines
+from redline.cli.show import show
 from redline.reports.compare import compare_report
 from redline.reports.html import write_report
 from redline.runs.folder import RunFolder
+from redline.runtime.experiment import ALGORITHMS
 from redline.types import Observer, UserError
+
+FILM = 900  # pictures of the film at a run's end: a minute of Atari, half of one elsewhere
 
 
 def run(command: Command) -> int:
@@ -47,7 +54,9 @@ def run(command: Command) -> int:
         Record: record,
         Report: report,
         Recipes: list_recipes,
+        Show: show,
         Bench: bench,
+        Study: study,
     }
     return actions[type(command)](command)
 
@@ -75,12 +84,16 @@ def train(command: Train) -> int:
             seed=seed,
             num_envs=command.num_envs,
             device=command.device,
+            architecture=command.architecture,
+            runtime=command.runtime,
             overrides=overrides,
             name=name,
             folder=command.folder,
             config=command.config,
             observer=observer(command.plain),
         )
+        if not command.no_film:
+            _film(done)
         _tell(done, command.folder)
     return 0
 
@@ -138,18 +151,21 @@ def report(command: Report) -> int:
 def list_recipes(_command: Recipes) -> int:
     """Print the recipes and what each is."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("recipe", "algorithm", "agent steps", "environments", "what it is"):
+    for heading in ("recipe", "algorithm", "architecture", "agent steps", "environments", "what it is"):
         table.add_column(heading, no_wrap=heading != "what it is")
     for name, recipe in recipes.RECIPES.items():
         experiment = recipe()
-        algorithm = type(experiment.algorithm).__name__.removesuffix("Config")
+        algorithm = ALGORITHMS[type(experiment.algorithm)].name
         line = (recipe.__doc__ or "").strip().partition("\n")[0]
         environments = str(experiment.sampler.num_envs)
-        table.add_row(Text(name, style="bold"), algorithm, count(experiment.run.steps), environments, line)
+        steps, place = count(experiment.run.steps), experiment.parallel.architecture
+        table.add_row(Text(name, style="bold"), algorithm, place, steps, environments, line)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(
-        "\nredline train ENV --recipe NAME; without one, ppo in the variant that fits ENV", style="dim"
+        "\nredline train ENV --recipe NAME; without one, ppo in the variant that fits ENV. "
+        "redline show NAME draws an architecture.",
+        style="dim",
     )
     return 0
 
@@ -170,6 +186,30 @@ def bench(command: Bench) -> int:
     return 0
 
 
+def study(command: Study) -> int:
+    """Run a study and print its answer and table; without a name, list them."""
+    from redline import studies  # late: it takes no part in anything else
+
+    if command.name is None:
+        for name, function in studies.STUDIES.items():
+            print(f"{name}: {(function.__doc__ or '').strip().partition(chr(10))[0]}")
+        return 0
+    options = studies.Options(seeds=command.seeds, steps=command.steps, folder=command.folder)
+    result = studies.find(command.name)(options)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in result.rows[0]:
+        table.add_column(heading)
+    for row in result.rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(result.answer)
+    console.print(table)
+    for note in result.notes:
+        console.print(note, style="dim")
+    print(result.save(Path(command.out)))
+    return 0
+
+
 def observer(plain: bool) -> Observer:
     """The live screen where the output is a terminal that can draw it, else plain lines."""
     console = Console()
@@ -177,6 +217,15 @@ def observer(plain: bool) -> Observer:
     if plain or not utf8 or not console.is_terminal or console.is_dumb_terminal:
         return PlainLines()
     return LiveScreen(console)
+
+
+def _film(done: api.Run) -> None:
+    """Film the start of an episode for the report, where the environment can draw itself."""
+    with contextlib.suppress(
+        UserError, ImportError, OSError
+    ):  # no pictures, no encoder: the report does without
+        api.record(done.path, most=FILM)
+        write_report(done.path)
 
 
 def _tell(done: api.Run, folder: str) -> None:

@@ -31,6 +31,13 @@ def _seed(text: str) -> int:
     raise ValueError(f"expected a whole number from 0 to 2147483647, got '{text}'")
 
 
+def _room(text: str) -> int:
+    """A whole number of 0 or more."""
+    if re.fullmatch(r"\d{1,6}", text):
+        return int(text)
+    raise ValueError(f"expected a whole number of 0 or more, got '{text}'")
+
+
 def _device(text: str) -> str:
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
         return text
@@ -55,7 +62,8 @@ def _value(
     )
 
 
-Count = Annotated[int, _value(int, "N", _count, "--steps", "--num-envs", "--seeds", "--episodes")]
+Count = Annotated[int, _value(int, "N", _count, "--steps", "--num-envs", "--seeds", "--episodes", "--copies")]
+Room = Annotated[int, _value(int, "N", _room, "--queue")]
 Seed = Annotated[int, _value(int, "N", _seed, "--seed")]
 Device = Annotated[str, _value(str, "DEVICE", _device, "--device")]
 Folder = Annotated[
@@ -107,6 +115,22 @@ class Train:
             metavar="DEVICE", help="cpu, cuda, cuda:N or auto.", help_behavior_hint="(default: the recipe's)"
         ),
     ] = None
+    architecture: Annotated[
+        str | None,
+        arg(
+            metavar="NAME",
+            help="Who does what: see `redline show`.",
+            help_behavior_hint="(default: the recipe's)",
+        ),
+    ] = None
+    runtime: Annotated[
+        str | None,
+        arg(
+            metavar="NAME",
+            help="Where it runs: in_process, threads, processes or auto.",
+            help_behavior_hint="(default: the recipe's)",
+        ),
+    ] = None
     name: Annotated[
         str | None, arg(metavar="NAME", help="Name of the run.", help_behavior_hint="(default: chosen)")
     ] = None
@@ -127,6 +151,9 @@ class Train:
         ),
     ] = None
     wandb: Annotated[bool, arg(help="Log to Weights & Biases too.", help_behavior_hint="")] = False
+    no_film: Annotated[
+        bool, arg(help="Film no episode for the report at the end.", help_behavior_hint="")
+    ] = False
     plain: Plain = False
     debug: Debug = False
 
@@ -208,6 +235,41 @@ class Recipes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Show:
+    """Draw an architecture: roles, what travels between them, and how old it may become."""
+
+    name: Annotated[
+        Positional[str | None],
+        arg(
+            metavar="NAME",
+            help="An architecture, or a recipe, whose architecture is shown with its numbers.",
+            help_behavior_hint="(default: list the architectures)",
+        ),
+    ] = None
+    copies: Annotated[
+        Count | None,
+        arg(
+            metavar="N",
+            help="Of the role that steps environments.",
+            help_behavior_hint="(default: as on this machine)",
+        ),
+    ] = None
+    queue: Annotated[
+        Room | None,
+        arg(
+            metavar="N",
+            help="Finished unrolls of each that may wait.",
+            help_behavior_hint="(default: the architecture's)",
+        ),
+    ] = None
+    svg: Annotated[
+        str | None,
+        arg(metavar="FILE", help="Write a picture instead of printing.", help_behavior_hint=""),
+    ] = None
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """Measure this machine's ceiling and Redline beside it."""
 
@@ -222,6 +284,31 @@ class Bench:
     debug: Debug = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Ask one of the field's questions about parallel training of this machine: measures, prints, plots."""
+
+    name: Annotated[
+        Positional[str | None],
+        arg(metavar="NAME", help="Which study.", help_behavior_hint="(default: list them)"),
+    ] = None
+    seeds: Annotated[
+        Count, arg(metavar="N", help="Seeds of each run.", help_behavior_hint="(default: 3)")
+    ] = 3
+    steps: Annotated[
+        Count | None,
+        arg(metavar="N", help="Agent steps of each run.", help_behavior_hint="(default: the study's)"),
+    ] = None
+    out: Annotated[
+        str,
+        arg(metavar="FOLDER", help="Where table and plot go.", help_behavior_hint="(default: runs/studies)"),
+    ] = "runs/studies"
+    folder: Annotated[
+        str, arg(metavar="FOLDER", help="Where its runs go.", help_behavior_hint="(default: runs/studies)")
+    ] = "runs/studies"
+    debug: Debug = False
+
+
 COMMANDS: dict[str, Any] = {
     "train": Train,
     "resume": Resume,
@@ -230,9 +317,11 @@ COMMANDS: dict[str, Any] = {
     "record": Record,
     "report": Report,
     "recipes": Recipes,
+    "show": Show,
     "bench": Bench,
+    "study": Study,
 }
-Command = Train | Resume | Eval | Play | Record | Report | Recipes | Bench
+Command = Train | Resume | Eval | Play | Record | Report | Recipes | Show | Bench | Study
 AnyCommand: Any = (
     Annotated[Train, subcommand("train")]
     | Annotated[Resume, subcommand("resume")]
@@ -241,5 +330,7 @@ AnyCommand: Any = (
     | Annotated[Record, subcommand("record")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Recipes, subcommand("recipes")]
+    | Annotated[Show, subcommand("show")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Study, subcommand("study")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 import time
 from collections.abc import Sequence
@@ -16,15 +17,19 @@ from rich.text import Text
 from redline.cli.figures import History, count, duration, number, rate, sparkline, time_left
 
 if TYPE_CHECKING:
-    from redline.types import Progress
+    from redline.types import Gauges, Progress
 
 REFRESH = 0.9  # seconds between drawings: a drawing costs about 2 ms of one core
 PARTS = {
     "stepping": ("█", "blue"),
     "acting": ("▓", "cyan"),
     "learning": ("▒", "magenta"),
+    "waiting": ("▁", "yellow"),
     "other": ("░", "dim"),
 }
+MORE = (("▞", "green"), ("▚", "bright_blue"), ("▖", "bright_magenta"))  # for clocks that have other names
+METER = 10  # columns of a role's bar
+LAG = {"p95": "95% within", "max": "most"}
 MARGIN, LABEL = 2, 9  # columns before the left-hand words, and of them
 
 
@@ -91,13 +96,18 @@ def screen(progress: Progress, history: Sequence[float], width: int, reason: str
     bar, legend = _shares(progress.shares, room)
     fits = len(bar.plain) + len(legend.plain) + 2 <= room
     work = [bar.append("  ").append_text(legend)] if fits else [bar, legend]
+    gauges = progress.gauges
+    sentence = bottleneck(progress.shares, gauges)
     rows: list[tuple[str, list[Text]]] = [
         ("progress", [_bar(progress, room)]),
         ("time", [_clock(progress, reason)]),
         ("return", [_returns(progress, history, room)]),
         ("speed", [_speeds(progress)]),
-        ("work", work),
-        ("limit", [Text(line) for line in textwrap.wrap(bottleneck(progress.shares), room)]),
+        ("learner" if "learner" in gauges.roles else "work", work),
+        ("roles", _roles(gauges.roles, room)),
+        ("queues", [Text(line) for line in _queues(gauges)]),
+        ("lag", [Text(line) for line in _lag(gauges)]),
+        ("limit", [Text(line) for line in textwrap.wrap(sentence, room)]),
         ("events", [Text(line, style="yellow") for line in textwrap.wrap(_events(progress), room)]),
     ]
     lines: list[Text] = []
@@ -109,12 +119,14 @@ def screen(progress: Progress, history: Sequence[float], width: int, reason: str
     return Text("\n").join(lines)
 
 
-def bottleneck(shares: dict[str, float]) -> str:
-    """One plain sentence on what holds the run back."""
+def bottleneck(shares: dict[str, float], gauges: Gauges) -> str:
+    """One plain sentence on what holds the run back: which role, or in one loop which part of it."""
     # Late: the reports are not needed to parse a command line.
-    from redline.reports.summary import bottleneck as sentence
+    from redline.reports import summary
 
-    return sentence(shares)
+    if not gauges.roles:
+        return summary.bottleneck(shares)
+    return summary.role_bottleneck(gauges.roles, gauges.queues, gauges.rooms, lag_bound=gauges.lag_bound)
 
 
 def _bar(progress: Progress, room: int) -> Text:
@@ -162,14 +174,47 @@ def _speeds(progress: Progress) -> Text:
 
 
 def _shares(shares: dict[str, float], room: int) -> tuple[Text, Text]:
-    """A bar in four shades, and what they stand for."""
-    known = {name: shares[name] for name in PARTS if name in shares}
+    """A bar in shades, and what they stand for; names that are not known get shades of their own."""
+    styles = (
+        dict(zip([name for name in shares if name not in PARTS], itertools.cycle(MORE), strict=False)) | PARTS
+    )
+    known = {name: shares[name] for name in [*PARTS, *shares] if name in shares and name != "other"}
+    known |= {"other": shares["other"]} if "other" in shares else {}
     total = max(sum(known.values()), 1.0)  # parts that overlap add up to more than all the time
     width = min(room, 40)
     bar, legend, reached = Text(), Text(), 0.0
     for name, share in known.items():
-        glyph, style = PARTS[name]
+        glyph, style = styles[name]
         reached += share
         bar.append(glyph * (round(reached / total * width) - len(bar.plain)), style=style)
         legend.append("  " if legend.plain else "").append(glyph, style=style).append(f" {name} {share:.0%}")
     return bar, legend
+
+
+def _roles(roles: dict[str, float], room: int) -> list[Text]:
+    """How busy each role is, as bars side by side, or below each other where they do not fit."""
+    each = []
+    for name, share in roles.items():
+        done = round(min(max(share, 0.0), 1.0) * METER)
+        bar = [("█" * done, "green"), ("░" * (METER - done), "bright_black")]
+        each.append(Text.assemble(f"{name} ", *bar, f" {share:4.0%}"))
+    line = Text("   ").join(each)
+    return ([line] if len(line.plain) <= room else each) if each else []
+
+
+def _queues(gauges: Gauges) -> list[str]:
+    parts = []
+    for name, depth in gauges.queues.items():
+        room = f" of {count(gauges.rooms[name])}" if name in gauges.rooms else ""
+        parts.append(f"{name} {count(depth)}{room}")
+    if gauges.replay_ratio is not None:
+        parts.append(f"replay ratio {number(gauges.replay_ratio)}")
+    return ["   ".join(parts)] if parts else []
+
+
+def _lag(gauges: Gauges) -> list[str]:
+    if not gauges.lag:
+        return []
+    figures = "   ".join(f"{LAG.get(name, name)} {number(value)}" for name, value in gauges.lag.items())
+    bound = "no bound" if gauges.lag_bound is None else f"bound {gauges.lag_bound}"
+    return [f"{figures}   {bound} (batches)"]

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from redline.cli.figures import count, duration, number, rate, time_left
+from redline.cli.live import bottleneck
 
 if TYPE_CHECKING:
-    from redline.types import Progress
+    from redline.types import Gauges, Progress
 
 EVERY = 10.0  # seconds between lines; the first come sooner
 
@@ -52,6 +53,8 @@ class PlainLines:
         """Print the last figures and why the run ended."""
         if self._progress is not None:
             self._tell(self._progress)
+            if self._progress.gauges.roles:
+                self._write(bottleneck(self._progress.shares, self._progress.gauges))
         self._write(reason)
 
     def _tell(self, progress: Progress) -> None:
@@ -78,6 +81,27 @@ def line(progress: Progress) -> str:
             f" {rate(progress.updates_per_second)} updates/s"
         )
     parts.append(" ".join(f"{name} {part:.0%}" for name, part in progress.shares.items() if name != "other"))
+    parts += _gauges(progress.gauges)
     parts.append(f"after {duration(progress.elapsed)}")
     parts.append(time_left(progress.steps, progress.total_steps, progress.steps_per_second))
     return " | ".join(part for part in parts if part)
+
+
+def _gauges(gauges: Gauges) -> list[str]:
+    """Roles, queues, lag and replay ratio, where there are any."""
+    parts = []
+    if gauges.roles:
+        parts.append("busy: " + " ".join(f"{name} {share:.0%}" for name, share in gauges.roles.items()))
+    queues = []
+    for name, depth in gauges.queues.items():
+        room = f" of {count(gauges.rooms[name])}" if name in gauges.rooms else ""
+        queues.append(f"{name} {count(depth)}{room}")
+    if queues:
+        parts.append("queue: " + " ".join(queues))
+    if gauges.lag:
+        bound = "no bound" if gauges.lag_bound is None else f"bound {gauges.lag_bound}"
+        mean, most = gauges.lag.get("mean", float("nan")), gauges.lag.get("max", float("nan"))
+        parts.append(f"lag {number(mean)} max {number(most)} {bound}")
+    if gauges.replay_ratio is not None:
+        parts.append(f"replay ratio {number(gauges.replay_ratio)}")
+    return parts

@@ -12,6 +12,7 @@ import numpy as np
 from redline.environments.spaces import allocate, mask_size
 from redline.types import Episode, RunError, Spec, Step, Tree, tree_leaves, tree_map
 
+FEW = 16  # numbers
 BLAS_LIMIT = 4096  # numbers; OpenBLAS stays on one thread below 10,000
 Array = Callable[[tuple[int, ...], Any], np.ndarray]
 
@@ -123,6 +124,12 @@ class FiniteCheck:
             # A NaN or infinity always shows in the sum of squares. A sum that overflows without one is
             # possible, so only the exact test may refuse. Above a few thousand numbers BLAS would start threads.
             flat = values.reshape(-1)
+            if (
+                flat.size <= FEW
+            ):  # one environment of a worker: looking at each costs less than a call of BLAS
+                if not all(map(math.isfinite, flat.tolist())):
+                    self._refuse(values, "reward" if values is reward else "observation")
+                continue
             with np.errstate(all="ignore"):
                 suspect = flat.size > BLAS_LIMIT or not math.isfinite(np.dot(flat, flat))
             if suspect and not np.isfinite(values).all():

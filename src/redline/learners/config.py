@@ -14,13 +14,16 @@ class LearnerConfig:
     learning_rate: float = 2.5e-4
     anneal: bool = False  # learning rate falls linearly to 0 over the run
     epsilon: float = 1e-5  # added to the optimiser's denominator
+    epsilon_inside: bool = False  # RMSProp: inside the denominator's root, as in A3C, IMPALA and Ape-X
     decay: float = 0.99  # RMSProp's averaging of squared gradients
+    centered: bool = False  # RMSProp: divided by the gradients' deviation instead of their root mean square
+    momentum: float = 0.0  # RMSProp's
     max_grad_norm: float | None = 0.5  # global norm, clipped after the gradients of all shards are averaged
     reward: Literal["raw", "clip", "normalize"] = (
         "raw"  # clip: to [-1, 1]; normalize: by the returns' deviation
     )
     device: str = "auto"  # cpu, cuda, cuda:N; auto: cuda where there is one
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 for images on processors that have it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster, measured
     threads: int = (
         0  # data-parallel gradient shards on the CPU; 0: chosen from the network's size and the cores
     )
@@ -36,3 +39,5 @@ class LearnerConfig:
             raise ValueError(f"threads must be 0 (chosen) or more, got {self.threads}")
         if self.epsilon <= 0 or not 0 <= self.decay < 1:
             raise ValueError(f"epsilon must be above 0 and decay in [0, 1), got {self.epsilon}, {self.decay}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")

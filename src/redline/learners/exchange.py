@@ -19,6 +19,8 @@ from redline.types import Metrics
 class Exchange(Protocol):
     """How a learner's gradient becomes its next weights."""
 
+    needs_loss: bool  # whether ``step`` reads ``learner.loss``
+
     @property
     def pool(self) -> Pool | None:
         """Sums statistics of observations and rewards over all learners; None where each keeps its own."""
@@ -46,6 +48,7 @@ class Exchange(Protocol):
 class Alone:
     """One learner: clip by global norm, then step. What every other exchange is compared with."""
 
+    needs_loss = False
     pool: Pool | None = None
 
     def pull(self, learner: Any) -> None:

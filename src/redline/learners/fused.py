@@ -1,4 +1,4 @@
-"""Sums two shards' bf16 gradients, and clips, steps by Adam and rounds the weights, each in one sweep over memory.
+"""Sums two shards' gradients, and clips, steps by Adam and rounds the weights, each in one sweep over memory.
 
 For a network of millions of weights the step is bound by memory: torch's separate copy, sum, norm, scaling, Adam and
 rounding read and write the same buffers again and again. Needs Numba; ``torch.optim.Adam`` is the reference.
@@ -6,42 +6,34 @@ rounding read and write the same buffers again and again. Needs Numba; ``torch.o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from redline.ops.compiled import jit
+
 BLOCK = 4096  # squares summed in f32 before they join the f64 total
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the GIL, sums in vector lanes; cached on disk where some folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # "no locator available": neither beside the file nor in the user's cache folder
-        return numba.njit(**options)(function)
+@jit
+def _widen(bits: Any, shift: Any) -> Any:
+    """Bits of a f32 (u32, shift 0) or of a bf16 (u16, shift 16) -> the same number as f32."""
+    return np.uint32(np.uint32(bits) << shift).view(np.float32)
 
 
-@_jit
-def _widen(bits: Any) -> Any:
-    """Bits u16 of a bf16 -> the same number as f32."""
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
-
-
-@_jit
+@jit
 def _round(number: Any) -> Any:
     """A f32 -> bits u16 of the nearest bf16, ties to even. NaNs stay NaNs: theirs are bf16's or the processor's."""
     bits = np.float32(number).view(np.uint32)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@_jit
-def _add(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> float:
-    """``out`` f32[N] = ``first`` + ``second`` (bf16 as u16[N]); returns the sum of its squares."""
+@jit
+def _add(first: np.ndarray, second: np.ndarray, shift: Any, out: np.ndarray) -> float:
+    """``out`` f32[N] = ``first`` + ``second``, given as bits for ``_widen``; returns the sum of its squares."""
     total = 0.0
     for start in range(0, len(out), BLOCK):
         # Slices whose loops start at 0: Numba's check for negative indices would keep them out of vector registers.
@@ -52,23 +44,23 @@ def _add(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> float:
         )
         squares: Any = np.float32(0.0)
         for i in range(len(target)):
-            value = _widen(one[i]) + _widen(two[i])
+            value = _widen(one[i], shift) + _widen(two[i], shift)
             target[i] = value
             squares += value * value
         total += squares
     return total
 
 
-@_jit
+@jit
 def _adam(
     weights: np.ndarray,
     gradient: np.ndarray,
     average: np.ndarray,
     square: np.ndarray,
-    rounded: np.ndarray,
+    rounded: Any,
     numbers: np.ndarray,
 ) -> None:
-    """Step f32[N] buffers in place; ``rounded`` u16[N] becomes the weights' bf16 copy."""
+    """Step f32[N] buffers in place; ``rounded`` u16[N], if not None, becomes the weights' bf16 copy."""
     scale, keep, fresh, fresh_square, rate, correction, epsilon = numbers
     for i in range(len(weights)):
         slope = gradient[i] * scale
@@ -77,25 +69,27 @@ def _adam(
         average[i], square[i] = first, second
         weight = weights[i] - rate * first / (np.sqrt(second) / correction + epsilon)
         weights[i] = weight
-        rounded[i] = _round(weight)
+        if rounded is not None:
+            rounded[i] = _round(weight)
 
 
 def add_shards(shards: Sequence[Tensor], target: Tensor) -> float | None:
-    """Write the sum of two bf16 gradients into ``target`` f32 of their shape; returns its sum of squares.
+    """Write the sum of two gradients, f32 or bf16, into ``target`` f32 of their shape; returns its sum of squares.
 
-    None, and nothing written, unless there are two, in bf16, laid out like ``target`` (which has no gaps).
+    None, and nothing written, unless there are two, laid out like ``target`` (which has no gaps).
     """
-    if len(shards) != 2 or any(g.dtype != torch.bfloat16 or g.stride() != target.stride() for g in shards):
+    if len(shards) != 2 or any(shard.stride() != target.stride() for shard in shards):
         return None
+    shift = np.uint32(32 - 8 * shards[0].element_size())
     first, second = (_bits(_memory(shard)) for shard in shards)
-    return _add(first, second, _memory(target).numpy())
+    return _add(first, second, shift, _memory(target).numpy())
 
 
 class FusedAdam(torch.optim.Adam):
     """Adam over one flat parameter f32[N] on the CPU, its state kept as ``torch.optim.Adam`` keeps it."""
 
-    def sweep(self, scale: float, rounded: Tensor) -> None:
-        """Step by ``scale`` times the gradient; ``rounded`` bf16[N] becomes the new weights' copy."""
+    def sweep(self, scale: float, rounded: Tensor | None = None) -> None:
+        """Step by ``scale`` times the gradient; ``rounded`` bf16[N], if there is one, becomes the new weights' copy."""
         group = self.param_groups[0]
         weights = group["params"][0]
         state = self.state[weights]
@@ -112,7 +106,7 @@ class FusedAdam(torch.optim.Adam):
             weights.grad.numpy(),
             state["exp_avg"].numpy(),
             state["exp_avg_sq"].numpy(),
-            _bits(rounded),
+            None if rounded is None else _bits(rounded),
             np.array(numbers, np.float32),
         )
 
@@ -123,4 +117,5 @@ def _memory(tensor: Tensor) -> Tensor:
 
 
 def _bits(tensor: Tensor) -> np.ndarray:
-    return tensor.view(torch.uint16).numpy()
+    """f32 as u32, bf16 as u16."""
+    return tensor.view(torch.uint32 if tensor.dtype == torch.float32 else torch.uint16).numpy()

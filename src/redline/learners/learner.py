@@ -17,15 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from redline.learners import optimizers
 from redline.learners.config import LearnerConfig
 from redline.learners.exchange import Alone, Exchange
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing
-from redline.learners.optimizers import make_optimizer
 from redline.learners.rewards import RewardTransform
 from redline.types import Interruption, Loss, Metrics
 
 Part = Callable[[], Any]  # makes the batch of one shard
+Gradients = tuple[tuple[Tensor, ...], Metrics]  # in the order of the network's parameters
+Direct = Callable[
+    [Any, Any, float], Gradients | None
+]  # (network, batch, share of the loss); None: by autograd
 Parallel = Callable[
     [Sequence[Callable[[], Any]]], list[Any]
 ]  # runs tasks side by side, returns their results
@@ -34,6 +38,9 @@ Parallel = Callable[
 def serial(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run tasks one after the other: the reference for every other way of running them."""
     return [task() for task in tasks]
+
+
+_NO_LOSS = torch.full((), torch.nan)  # of a step whose gradients came without one
 
 
 class Learner:
@@ -85,9 +92,8 @@ class Learner:
         self._parallel = parallel
         self._views = parameter_views(network, self.gradient)
         self._tiles = [tiles for tiles in cut_tiles(network, self.shards) if tiles]
-        # Where shards' gradients must be widened and weights rounded, torch's passes over memory add up.
-        many = len(self._tiles) > 1 and self.compute is not self.flat
-        self._fused = _fused() if many and config.optimizer == "adam" else None
+        # Torch's passes over memory add up, and for small networks its optimisers' upkeep does.
+        self._fused = _fused() if self.device.type == "cpu" and config.optimizer == "adam" else None
         self._optimizers: list[Any] = [self._make_optimizer(tiles) for tiles in self._tiles]
         self._graphed: dict[Any, Graphed] = {}
 
@@ -101,7 +107,7 @@ class Learner:
         )
         if self._fused is not None:
             return self._fused.FusedAdam([weights], lr=rate, eps=self.config.epsilon)
-        return make_optimizer(self.config, weights, rate, capturable=self.graphs)
+        return optimizers.make(self.config, weights, rate, capturable=self.graphs)
 
     def share(self, exchange: Exchange) -> None:
         """From now on gradients become weights by ``exchange``, in company with other learners."""
@@ -156,13 +162,20 @@ class Learner:
         """A number that changes during the run, as a loss may read it: a tensor where losses are recorded."""
         return torch.tensor(value, device=self.device) if self.graphs else value
 
-    def step(self, loss: Loss, parts: Sequence[Part], weights: Sequence[float] | None = None) -> Metrics:
+    def step(
+        self,
+        loss: Loss,
+        parts: Sequence[Part],
+        weights: Sequence[float] | None = None,
+        direct: Direct | None = None,
+    ) -> Metrics:
         """One optimiser step on the weighted mean of ``loss`` over ``parts`` (at most one part per shard).
 
         Args:
           loss: called as ``loss(network, batch)``; returns a scalar (a mean over its part) and metrics.
           parts: make the batches for ``loss``, each called on the thread that uses it.
           weights: share of each part, summing to 1 (default: equal), so uneven parts equal their union.
+          direct: the gradients of ``loss`` without autograd, where it can; the two must agree.
         Returns: metrics (scalars averaged over parts, vectors joined) and ``gradient_norm`` before clipping; tensors
           stay on the device.
         """
@@ -173,7 +186,11 @@ class Learner:
             self.version += 1
             return recorded(parts[0]())
         shares = weights or [1.0 / len(parts)] * len(parts)
-        tasks = [partial(self._differentiate, k, loss, part, shares[k]) for k, part in enumerate(parts)]
+        if self.config.compile or self.exchange.needs_loss:
+            direct = None
+        tasks = [
+            partial(self._differentiate, k, loss, part, shares[k], direct) for k, part in enumerate(parts)
+        ]
         done = self._parallel(tasks)
         norm = self._gather([gradients for gradients, _, _ in done])
         self.loss = done[0][2] if len(done) == 1 else sum(total for _, _, total in done)
@@ -186,9 +203,12 @@ class Learner:
         return self.exchange.step(self, self._gather([gradients]), metrics)
 
     def _differentiate(
-        self, shard: int, loss: Loss, part: Part, weight: float
+        self, shard: int, loss: Loss, part: Part, weight: float, direct: Direct | None = None
     ) -> tuple[tuple[Tensor, ...], Metrics, Tensor]:
-        total, metrics = loss(self._forward[shard], part())
+        batch = part()
+        if direct is not None and (found := direct(self._networks[shard], batch, weight)) is not None:
+            return *found, _NO_LOSS
+        total, metrics = loss(self._forward[shard], batch)
         total = total * weight if weight != 1.0 else total
         return torch.autograd.grad(total, self._leaves[shard]), metrics, total.detach()
 
@@ -228,7 +248,7 @@ class Learner:
         if self._fused is not None:
             size = float(norm)
             scale = 1.0 if limit is None or size <= limit else limit / (size + 1e-6)
-            optimizer.sweep(scale, self.compute[piece])
+            optimizer.sweep(scale, None if self.compute is self.flat else self.compute[piece])
             return
         if limit is not None and (self.device.type == "cuda" or float(norm) > limit):
             self.gradient[piece].mul_((limit / (norm + 1e-6)).clamp(max=1.0))

@@ -19,7 +19,8 @@ from redline.networks.cores import Core
 from redline.networks.layers import Dense, Head, scale_gradient
 from redline.networks.normalizer import ObservationNormalizer
 from redline.networks.observations import Part, parts
-from redline.networks.torsos import Torso, check_torso, policy_value_torso
+from redline.networks.tanh import PolicyValue
+from redline.networks.torsos import SeparateDense, Torso, check_torso, policy_value_torso
 from redline.ops import distributions
 from redline.ops.moments import Pool
 from redline.types import Output, Spec, Tree, UserError, tree_leaves
@@ -113,17 +114,32 @@ class ActorCritic(nn.Module):
         """Merge observations [T, B, ...] into the running statistics, if there are any."""
         self.observer.update_normalizer(observation, pool)
 
+    def closed_form(self) -> PolicyValue | None:
+        """Policy and value without a graph, where the gradients are written down; None where autograd must find them.
+
+        Its gradients are in the order of ``parameters()``; it takes what ``observer.prepare`` gives.
+        """
+        return self._direct() if self.log_std is None else None
+
+    def _direct(self) -> PolicyValue | None:
+        plain = isinstance(self.torso, SeparateDense) and self.core is None and self.torso.dense.one_node
+        return cast(SeparateDense, self.torso).dense.with_heads(self.policy, self.value) if plain else None
+
     def forward(self, observation: Tree, state: Tree, reset: Tensor) -> tuple[Output, Tree]:
         """Observation [T, B, ...], state [B, ...] or None, reset bool[T, B] -> output [T, B, ...], next state."""
         time, batch = next(tree_leaves(observation)).shape[:2]
-        for_policy, for_value = self.torso(self.observer.prepare(observation))
-        if self.core is not None:
-            through, state = self.core(for_policy.view(time, batch, -1), state, reset)
-            for_policy = for_value = through.flatten(0, 1)
-        policy = self.policy(for_policy)
+        inputs = self.observer.prepare(observation)
+        if (direct := self._direct()) is not None:
+            policy, value = direct.outputs(inputs[0])
+        else:
+            for_policy, for_value = self.torso(inputs)
+            if self.core is not None:
+                through, state = self.core(for_policy.view(time, batch, -1), state, reset)
+                for_policy = for_value = through.flatten(0, 1)
+            policy, value = self.policy(for_policy), self.value(for_value)
         if self.log_std is not None:
             policy = torch.cat([policy, self.log_std.float().expand_as(policy)], -1)
-        return Output(policy.view(time, batch, -1), self.value(for_value).view(time, batch)), state
+        return Output(policy.view(time, batch, -1), value.view(time, batch)), state
 
 
 class ActionValue(nn.Module):

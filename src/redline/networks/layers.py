@@ -1,8 +1,7 @@
 """Dense layers for several networks of one shape at once, and the small pieces that heads need.
 
 Acting with separate policy and value networks on a CPU is bound by the number of kernels, so both are computed as one
-batched product. Training them is bound by tanh: libm-accurate tanh costs as much as the matrix products, and torch's
-sigmoid a fifth of it, so on a CPU in f32 tanh z is computed as 2 sigmoid(2 z) - 1 (absolute error below 2e-7).
+batched product; ``networks.tanh`` has what training them is bound by.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from redline.networks.tanh import PolicyValue, tanh_layers
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
@@ -53,6 +53,18 @@ class Dense(nn.Module):
             if layer_norm:
                 self.register_parameter(f"scale{layer}", nn.Parameter(torch.ones(copies, 1, units)))
 
+    @property
+    def one_node(self) -> bool:
+        """Whether ``networks.tanh`` computes it: tanh in f32 on a CPU."""
+        if self.activation != "tanh" or self.layer_norm or not self.depth:
+            return False
+        weight = self.weight0
+        return weight.device.type == "cpu" and compute_dtype(weight) == torch.float32
+
+    def with_heads(self, policy: nn.Linear, value: nn.Linear) -> PolicyValue:
+        """Of two copies with ``one_node``: policy from copy 0 and value from copy 1, by one computation."""
+        return PolicyValue(self._all("weight"), self._all("bias"), policy, value)
+
     def _all(self, name: str) -> list[Tensor]:
         return [getattr(self, f"{name}{layer}") for layer in range(self.depth)]
 
@@ -61,14 +73,9 @@ class Dense(nn.Module):
         if not self.depth:
             return h
         weights, biases = self._all("weight"), self._all("bias")
-        dtype = compute_dtype(weights[0])
-        fast = self.activation == "tanh" and h.device.type == "cpu" and not self.layer_norm
-        if fast and dtype == torch.float32:
-            h = h.float()
-            if torch.is_grad_enabled():
-                return _TanhLayers.apply(h, *weights, *biases)
-            return _tanh_layers(h, weights, biases)[-1]
-        h = h.to(dtype)
+        if self.one_node:
+            return tanh_layers(h.float(), weights, biases)
+        h = h.to(compute_dtype(weights[0]))
         scales = self._all("scale") if self.layer_norm else [None] * self.depth
         for weight, bias, scale in zip(weights, biases, scales, strict=True):
             if scale is None:
@@ -77,45 +84,6 @@ class Dense(nn.Module):
                 z = functional.layer_norm(torch.bmm(h, weight), weight.shape[-1:]) * scale + bias
             h = z.tanh() if self.activation == "tanh" else z.relu_()
         return h
-
-
-def _tanh_layers(h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
-    """Every layer's output [C, N, units]; the factor 2 inside sigmoid rides on the product for free."""
-    outputs = []
-    for weight, bias in zip(weights, biases, strict=True):
-        h = torch.baddbmm(bias, h, weight, beta=2, alpha=2).sigmoid_().mul_(2).sub_(1)
-        outputs.append(h)
-    return outputs
-
-
-class _TanhLayers(torch.autograd.Function):
-    """All layers as one node of the graph: at batch 256 the graph's own cost is a tenth of the arithmetic's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        depth = len(parameters) // 2
-        outputs = _tanh_layers(x, parameters[:depth], parameters[depth:])
-        ctx.save_for_backward(x, *parameters[:depth], *outputs)
-        return outputs[-1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *saved = ctx.saved_tensors
-        depth = len(saved) // 2
-        weights, outputs = saved[:depth], saved[depth:]
-        weight_grads, bias_grads = [], []
-        below: Tensor | None = None
-        for layer in reversed(range(depth)):
-            grad = torch.ops.aten.tanh_backward(grad, outputs[layer])
-            inputs = outputs[layer - 1] if layer else x
-            weight_grads.append(torch.bmm(inputs.mT, grad))
-            bias_grads.append(grad.sum(1, keepdim=True))
-            if layer:
-                grad = torch.bmm(grad, weights[layer].mT)
-            elif ctx.needs_input_grad[0]:
-                below = torch.bmm(grad, weights[0].mT)
-        return (below, *reversed(weight_grads), *reversed(bias_grads))
 
 
 class Head(nn.Linear):

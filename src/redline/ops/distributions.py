@@ -50,6 +50,11 @@ class Distribution(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Both at once, sharing their work."""
 
+    def sample_log_prob(
+        self, parameters: Tensor, generator: torch.Generator | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``sample``, and the ``log_prob`` of what was drawn."""
+
     def to_environment(self, action: Tensor) -> np.ndarray:
         """Actions [B, *action_shape] as the action space spells them (offset, clipped to bounds, shaped)."""
 
@@ -105,6 +110,20 @@ class Categorical:
         self, parameters: Tensor, action: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         return _log_prob_entropy(_log_softmax(parameters, mask), action)
+
+    def sample_log_prob(
+        self, parameters: Tensor, generator: torch.Generator | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if parameters.dim() != 2 or parameters.device.type != "cpu" or mask is not None:
+            action = self.sample(parameters, generator, mask)
+            return action, self.log_prob(parameters, action, mask)
+        from redline.ops import compiled  # late: Numba takes half a second to import
+
+        logits = parameters.detach().float()
+        noise = torch.empty_like(logits).exponential_(generator=generator)
+        action, log_prob = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
+        compiled.categorical_sample(logits.numpy(), noise.numpy(), action.numpy(), log_prob.numpy())
+        return action, log_prob
 
     def to_environment(self, action: Tensor) -> np.ndarray:
         chosen = action.cpu().numpy()
@@ -162,6 +181,12 @@ class MultiCategorical:
         log_prob, entropy = _log_prob_entropy(_log_softmax(*self._spread(parameters, mask)), action)
         return log_prob.sum(-1), entropy.sum(-1)
 
+    def sample_log_prob(
+        self, parameters: Tensor, generator: torch.Generator | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        action = self.sample(parameters, generator, mask)
+        return action, self.log_prob(parameters, action, mask)
+
     def to_environment(self, action: Tensor) -> np.ndarray:
         return action.cpu().numpy() + self.start
 
@@ -201,6 +226,12 @@ class DiagonalGaussian:
         self, parameters: Tensor, action: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         return self.log_prob(parameters, action, mask), self.entropy(parameters, mask)
+
+    def sample_log_prob(
+        self, parameters: Tensor, generator: torch.Generator | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        action = self.sample(parameters, generator, mask)
+        return action, self.log_prob(parameters, action, mask)
 
     def to_environment(self, action: Tensor) -> np.ndarray:
         shaped = action.cpu().numpy().reshape(-1, *self.low.shape)

@@ -5,8 +5,10 @@ Schulman et al. 2017, arXiv 1707.06347, equation 9: the clipped surrogate, a val
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -77,7 +79,28 @@ def categorical_ppo_loss(
                 f"{name} has shape {list(shape)} with values {list(value.shape)} and logits {list(logits.shape)}"
             )
     total, means = _CategoricalObjective.apply(logits, value, samples, value_cost, entropy_cost, value_clip)
-    return total, dict(zip(METRICS, means.unbind(), strict=True))
+    return total, _named(means)
+
+
+def categorical_ppo_slopes(
+    logits: Tensor,
+    value: Tensor,
+    samples: Samples,
+    *,
+    value_cost: float,
+    entropy_cost: float,
+    value_clip: float | None = None,
+) -> tuple[Metrics, Tensor, Tensor]:
+    """Metrics of ``categorical_ppo_loss``, and its slopes f32[..., A] in the logits and f32[...] in the values.
+
+    Without a graph. The caller sees to the shapes, which ``categorical_ppo_loss`` checks.
+    """
+    means, for_logits, for_value = _slopes(logits, value, samples, value_cost, entropy_cost, value_clip)
+    return _named(means), for_logits, for_value
+
+
+def _named(means: Tensor) -> Metrics:
+    return dict(zip(METRICS, means.unbind(), strict=True))
 
 
 class _CategoricalObjective(torch.autograd.Function):
@@ -93,21 +116,8 @@ class _CategoricalObjective(torch.autograd.Function):
         entropy_cost: float,
         value_clip: float | None,
     ) -> tuple[Tensor, Tensor]:
-        illegal = None if samples.action_mask is None else ~samples.action_mask
-        log_probs = (logits if illegal is None else logits.masked_fill(illegal, ILLEGAL)).log_softmax(-1)
-        action = samples.action.unsqueeze(-1)
-        surrogate, slope, kl, outside = _surrogate(log_probs.gather(-1, action).squeeze(-1), samples)
-        probs = log_probs.exp()
-        entropy = (probs * log_probs).sum(-1).neg_()
-        error, for_value = _value_error(value, samples, value_clip)
-
-        # With g the surrogate's slope in log pi(a|s), c the entropy's cost and H the entropy, the slope in logit j is
-        # g (1[j = a] - p_j) + c p_j (log p_j + H): every row's is 0 in sum, and 0 where p_j is.
-        for_logits = (log_probs + entropy.unsqueeze(-1)).mul_(entropy_cost).sub_(slope.unsqueeze(-1))
-        for_logits.mul_(probs).scatter_add_(-1, action, slope.unsqueeze(-1))
-        ctx.save_for_backward(for_logits, for_value.mul_(value_cost))
-
-        means = torch.stack([surrogate, error, entropy, kl, outside]).flatten(1).mean(1)
+        means, for_logits, for_value = _slopes(logits, value, samples, value_cost, entropy_cost, value_clip)
+        ctx.save_for_backward(for_logits, for_value)
         policy_mean, error_mean, entropy_mean, _, _ = means.unbind()
         total = policy_mean.add(error_mean, alpha=value_cost).sub_(entropy_mean, alpha=entropy_cost)
         ctx.mark_non_differentiable(means)
@@ -117,8 +127,76 @@ class _CategoricalObjective(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         for_logits, for_value = ctx.saved_tensors
-        each = grad / for_value.numel()
-        return each * for_logits, each * for_value, None, None, None, None
+        return grad * for_logits, grad * for_value, None, None, None, None
+
+
+def _slopes(logits: Tensor, value: Tensor, samples: Samples, *numbers: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Means f32[5] in the order of ``METRICS``, and the mean objective's slopes in logits and value."""
+    kernel = _kernel() if logits.device.type == "cpu" else None
+    if kernel is None:
+        return _in_torch(logits, value, samples, *numbers)
+    return _in_rows(kernel, logits, value, samples, *numbers)
+
+
+def _in_torch(
+    logits: Tensor,
+    value: Tensor,
+    samples: Samples,
+    value_cost: float,
+    entropy_cost: float,
+    value_clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    illegal = None if samples.action_mask is None else ~samples.action_mask
+    log_probs = (logits if illegal is None else logits.masked_fill(illegal, ILLEGAL)).log_softmax(-1)
+    action = samples.action.unsqueeze(-1)
+    surrogate, slope, kl, outside = _surrogate(log_probs.gather(-1, action).squeeze(-1), samples)
+    probs = log_probs.exp()
+    entropy = (probs * log_probs).sum(-1).neg_()
+    error, for_value = _value_error(value, samples, value_clip)
+
+    # With g the surrogate's slope in log pi(a|s), c the entropy's cost and H the entropy, the slope in logit j is
+    # g (1[j = a] - p_j) + c p_j (log p_j + H): every row's is 0 in sum, and 0 where p_j is.
+    for_logits = (log_probs + entropy.unsqueeze(-1)).mul_(entropy_cost).sub_(slope.unsqueeze(-1))
+    for_logits.mul_(probs).scatter_add_(-1, action, slope.unsqueeze(-1))
+    means = torch.stack([surrogate, error, entropy, kl, outside]).flatten(1).mean(1)
+    return means, for_logits.div_(value.numel()), for_value.mul_(value_cost / value.numel())
+
+
+def _in_rows(
+    kernel: Any,
+    logits: Tensor,
+    value: Tensor,
+    samples: Samples,
+    value_cost: float,
+    entropy_cost: float,
+    value_clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By ``compiled.categorical_objective``."""
+    if samples.action_mask is not None:
+        logits = logits.masked_fill(~samples.action_mask, ILLEGAL)
+    columns = (samples.log_prob, samples.advantage, samples.target, samples.value)
+    numbers = (samples.clip, value_cost, entropy_cost, torch.inf if value_clip is None else value_clip)
+    for_logits, for_value = torch.empty(logits.shape), torch.empty(value.shape)
+    means = kernel(
+        logits.numpy().reshape(-1, logits.shape[-1]),
+        value.numpy().reshape(-1),
+        samples.action.numpy().reshape(-1),
+        tuple(column.numpy().reshape(-1) for column in columns),
+        np.array(numbers, np.float32),
+        for_logits.numpy().reshape(-1, logits.shape[-1]),
+        for_value.numpy().reshape(-1),
+    )
+    return torch.from_numpy(means), for_logits, for_value
+
+
+@functools.cache
+def _kernel() -> Any:
+    """The compiled objective, or None without Numba (late: it takes half a second to import)."""
+    try:
+        from redline.ops.compiled import categorical_objective
+    except ImportError:
+        return None
+    return categorical_objective
 
 
 def _surrogate(log_prob: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,18 +5,35 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from redline.recipes.actor_learner import (
+    a3c,
+    a3c_atari,
+    apex,
+    apex_atari,
+    appo,
+    appo_atari,
+    gorila,
+    impala,
+    impala_atari,
+    impala_lstm,
+    inference_engine,
+    inference_engine_atari,
+    n_step_q,
+    one_step_q,
+    one_step_sarsa,
+    seed,
+    seed_atari,
+)
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
 from redline.recipes.general import a2c, dqn, ppo, ppo_lstm
 from redline.recipes.mujoco import ppo_mujoco
 from redline.recipes.replicas import (
-    a3c,
     accel_async_a2c,
     accel_async_dqn,
     accel_async_ppo,
     accel_sync_a2c,
     accel_sync_dqn,
     accel_sync_ppo,
-    gorila,
 )
 from redline.runtime.experiment import Experiment
 from redline.types import UserError
@@ -32,8 +49,23 @@ RECIPES: dict[str, Recipe] = {
     "a2c_atari": a2c_atari,
     "dqn_atari": dqn_atari,
     "ppo_mujoco": ppo_mujoco,
+    "impala": impala,
+    "impala_lstm": impala_lstm,
+    "impala_atari": impala_atari,
+    "appo": appo,
+    "appo_atari": appo_atari,
     "a3c": a3c,
+    "a3c_atari": a3c_atari,
+    "n_step_q": n_step_q,
+    "one_step_q": one_step_q,
+    "one_step_sarsa": one_step_sarsa,
     "gorila": gorila,
+    "apex": apex,
+    "apex_atari": apex_atari,
+    "seed": seed,
+    "seed_atari": seed_atari,
+    "inference_engine": inference_engine,
+    "inference_engine_atari": inference_engine_atari,
     "accel_sync_ppo": accel_sync_ppo,
     "accel_sync_a2c": accel_sync_a2c,
     "accel_sync_dqn": accel_sync_dqn,

@@ -31,6 +31,9 @@ class Column(Protocol):
     def write(self, slot: int, values: np.ndarray) -> None:
         """Set one row of every environment; values [B, *shape]."""
 
+    def write_many(self, slot: int, values: np.ndarray) -> None:
+        """Set rows ``slot`` and following (none past the last) of every environment; values [k, B, *shape]."""
+
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copy rows i64[M] into out [M, *shape] (contiguous)."""
 
@@ -68,6 +71,9 @@ class ArrayColumn:
 
     def write(self, slot: int, values: np.ndarray) -> None:
         self._steps[slot] = values
+
+    def write_many(self, slot: int, values: np.ndarray) -> None:
+        self._steps[slot : slot + len(values)] = values
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         # Rows are in range; mode="clip" makes NumPy write into ``out`` without a buffer of its own.
@@ -111,6 +117,10 @@ class Lz4Column:
     def write(self, slot: int, values: np.ndarray) -> None:
         for env, value in enumerate(values):
             self._set(env * self._slots + slot, self._pack(value))
+
+    def write_many(self, slot: int, values: np.ndarray) -> None:
+        for row, each in enumerate(values):
+            self.write(slot + row, each)
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         flat = out.reshape(len(rows), -1).view(np.uint8)

@@ -67,6 +67,9 @@ class Leaf(Protocol):
     def write(self, slot: int, values: np.ndarray, start: np.ndarray) -> None:
         """The observations [B, ...] acted on in this row; start bool[B] where they begin an episode."""
 
+    def write_many(self, slot: int, values: np.ndarray, start: np.ndarray) -> None:
+        """The same for this row and the following (none past the last): values [k, B, ...], start bool[k, B]."""
+
     def end(self, slot: int, env: int, last: np.ndarray, final: np.ndarray) -> None:
         """The episode of ``env`` was truncated after ``last``, its observation in this row, by ``final``."""
 
@@ -96,6 +99,11 @@ class PlainLeaf:
     def write(self, slot: int, values: np.ndarray, start: np.ndarray) -> None:
         self._finals.drop(slot)
         self._column.write(slot, values)
+
+    def write_many(self, slot: int, values: np.ndarray, start: np.ndarray) -> None:
+        for row in range(slot, slot + len(values)):
+            self._finals.drop(row)
+        self._column.write_many(slot, values)
 
     def end(self, slot: int, env: int, last: np.ndarray, final: np.ndarray) -> None:
         self._finals.put(slot, env, np.asarray(final, self._column.dtype)[None])
@@ -142,6 +150,10 @@ class StackLeaf:
             self._fill[slot, env] = self._filling(slot, env, values[env])
         np.copyto(self._newest, values[:, -1])
         self._column.write(slot, self._newest)
+
+    def write_many(self, slot: int, values: np.ndarray, start: np.ndarray) -> None:
+        for row, (each, begins) in enumerate(zip(values, start, strict=True)):
+            self.write(slot + row, each, begins)
 
     def _check_continues(self, values: np.ndarray, start: np.ndarray) -> None:
         same = values[:, -2] == self._newest

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from redline.replay import frames
+from redline.replay.buffers import Buffers
 from redline.replay.config import ReplayConfig
 from redline.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
-from redline.replay.storage import Storage, action_layout
+from redline.replay.storage import Block, Storage
 from redline.types import ReplayBatch, RunError, Spec, Tree, UserError
-
-BUFFERS = 2  # batches that live at once: one being copied to the device while the next is gathered
-
-
-@dataclass
-class Buffer:
-    """Memory of one batch: tensors to hand out, and the same memory as arrays to gather into."""
-
-    batch: ReplayBatch
-    arrays: dict[str, Any]  # by ReplayBatch's names; observations by path
 
 
 class Replay:
@@ -45,7 +33,6 @@ class Replay:
     ) -> None:
         """pin_memory: batches in page-locked memory, for asynchronous copies to a CUDA device."""
         self.config, self.num_envs = config, num_envs
-        self._spec, self._pin = spec, pin_memory
         self.storage = Storage(spec, config, num_envs, gamma)
         self.sampler: Sampler = (
             PrioritizedSampler(config, self.storage.slots * num_envs)
@@ -53,9 +40,8 @@ class Replay:
             else UniformSampler()
         )
         self._rng = np.random.Generator(np.random.PCG64(seed))
-        self._pending = np.full((config.n_step + 1, num_envs), np.nan)  # priorities of rows not drawable yet
         self._envs = np.arange(num_envs)
-        self._buffers: list[Buffer] = []
+        self._buffers = Buffers(spec, self.storage, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
@@ -79,23 +65,54 @@ class Replay:
           observation: [B, ...] what was acted on, and ``action_mask`` bool[B, A] the actions legal in it.
           action: i64[B], i64[B, K] or f32[B, K].   reward: f32[B].   terminated, truncated: bool[B].
           final_observation: [B, ...] as in ``Step``; needed where truncated.
-          priority: f32[B] |TD error| of this step's transitions where known already (Ape-X); they enter with
-          it
-            instead of with the largest priority seen.
+          priority: f32[B] |TD error| of the transitions that this step makes drawable, those of n steps ago, where
+            the actor knows it (Ape-X): they enter with it instead of with the largest priority seen. NaN: not known.
 
         Raises UserError for shapes or dtypes that are not the spec's, or a stack that does not move on by one
         frame.
         """
-        storage = self.storage
-        row, before = storage.head, storage.live()
-        storage.add(observation, action, reward, terminated, truncated, final_observation, action_mask)
-        self._pending[row % len(self._pending)] = np.nan if priority is None else priority
-        after = storage.live()
+        before = self.storage.live()
+        self.storage.add(observation, action, reward, terminated, truncated, final_observation, action_mask)
+        after = self.storage.live()
         if after[0] > before[0]:
             self.sampler.leave(before[0] + self._envs)
         if after[1] > before[1]:
-            known = self._pending[(row - self.config.n_step) % len(self._pending)]
-            self.sampler.enter(before[1] + self._envs, None if np.isnan(known[0]) else known)
+            self._enter(before[1] + self._envs, priority)
+
+    def extend(self, block: Block) -> None:
+        """Store T steps of every environment at once: the same as T times ``add``, and many times cheaper."""
+        length, longest = len(block.reward), self.storage.longest
+        for first in range(0, length, longest):
+            piece = block if length <= longest else block.cut(slice(first, first + longest))
+            before = self.storage.live()
+            self.storage.extend(piece)
+            after = self.storage.live()
+            if after[0] > before[0]:  # first: what enters may take the places of these
+                self.sampler.leave(np.arange(before[0], min(after[0], before[1])))
+            ids = np.arange(before[1], after[1])
+            known = piece.priority
+            self._enter(ids, None if known is None else known.reshape(-1)[known.size - len(ids) :])
+
+    def _enter(self, ids: np.ndarray, priority: np.ndarray | None) -> None:
+        if len(ids) == 0:
+            return
+        unknown = None if priority is None else np.isnan(priority)
+        if priority is None or unknown is None or unknown.all():
+            self.sampler.enter(ids, None)
+        elif unknown.any():
+            self.sampler.enter(ids[unknown], None)
+            self.sampler.enter(ids[~unknown], priority[~unknown])
+        else:
+            self.sampler.enter(ids, priority)
+
+    def evict(self, newest: int) -> int:
+        """Let go of the oldest transitions until at most ``newest`` rows are kept; returns how many went."""
+        first, past = self.storage.live()
+        self.storage.floor = max(self.storage.floor, self.storage.head - newest)
+        gone = min(self.storage.live()[0], past) - first
+        if gone > 0:
+            self.sampler.leave(np.arange(first, first + gone))
+        return max(gone, 0)
 
     def sample(self, batch_size: int, beta: float = 0.4) -> ReplayBatch:
         """Draw ``batch_size`` transitions, with replacement, as CPU tensors valid until two draws later.
@@ -112,7 +129,7 @@ class Replay:
         if live[0] == live[1]:
             raise UserError("replay is empty: add at least n_step + 1 steps before drawing")
         ids, weight = self.sampler.draw(batch_size, beta, live, self._rng)
-        buffer = self._next_buffer(batch_size)
+        buffer = self._buffers.next(batch_size)
         buffer.arrays["index"][:], buffer.arrays["weight"][:] = ids, weight
         self.storage.gather(ids, buffer.arrays)
         return buffer.batch
@@ -150,8 +167,7 @@ class Replay:
         return {
             "storage": self.storage.state(),
             "sampler": self.sampler.state(),
-            "pending": self._pending,
-            "rng": _rng_state(self._rng),
+            "rng": rng_state(self._rng),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -160,49 +176,19 @@ class Replay:
             raise RunError("the checkpoint's replay differs in replay.prioritized")
         self.storage.load_state(state["storage"])
         self.sampler.load_state(state["sampler"])
-        self._pending[:] = state["pending"]
-        rng = state["rng"]
-        self._rng.bit_generator.state = {
-            **rng,
-            "state": {name: int(value) for name, value in rng["state"].items()},
-        }
+        load_rng_state(self._rng, state["rng"])
         first, past = max(0, self.storage.head - self.storage.rows) * self.num_envs, self.storage.live()[0]
         if past > first:
             self.sampler.leave(np.arange(first, past))
 
-    def _next_buffer(self, batch_size: int) -> Buffer:
-        if not self._buffers or len(self._buffers[0].batch.index) != batch_size:
-            self._buffers = [self._make_buffer(batch_size) for _ in range(BUFFERS)]
-        self._buffers.append(self._buffers.pop(0))
-        return self._buffers[-1]
 
-    def _make_buffer(self, batch_size: int) -> Buffer:
-        def empty(shape: tuple[int, ...], dtype: Any) -> Tensor:
-            kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            return torch.empty((batch_size, *shape), dtype=kind, pin_memory=self._pin)
-
-        spaces = frames.space_leaves(self._spec.observation)
-        observation, following = (
-            {path: empty(space.shape or (), space.dtype) for path, space in spaces.items()} for _ in range(2)
-        )
-        mask = self.storage.mask
-        fields: dict[str, Tensor] = {
-            "action": empty(*action_layout(self._spec.action)),
-            **{name: empty((), np.float32) for name in ("reward", "discount", "weight")},
-            "index": empty((), np.int64),
-        }
-        if mask is not None:
-            fields["next_action_mask"] = empty(mask.shape[2:], bool)
-        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in fields.items()}
-        arrays["observation"] = {path: tensor.numpy() for path, tensor in observation.items()}
-        arrays["next_observation"] = {path: tensor.numpy() for path, tensor in following.items()}
-        batch = ReplayBatch(
-            observation=frames.tree_of(observation), next_observation=frames.tree_of(following), **fields
-        )
-        return Buffer(batch, arrays)
-
-
-def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
+def rng_state(rng: np.random.Generator) -> dict[str, Any]:
     """The generator's state with its 128-bit integers as text: JSON readers would round them."""
     state: dict[str, Any] = dict(rng.bit_generator.state)
     return {**state, "state": {name: str(value) for name, value in state["state"].items()}}
+
+
+def load_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    """Put back what ``rng_state`` gave."""
+    numbers = {name: int(value) for name, value in state["state"].items()}
+    rng.bit_generator.state = {**state, "state": numbers}

@@ -84,11 +84,21 @@ class PrioritizedSampler:
         self._alpha, self._epsilon = config.alpha, config.priority_epsilon
         self._size = size
         self._tree = SumTree(size)
-        self._largest = 1.0
+        self.largest = 1.0  # priority seen so far
+
+    @property
+    def total(self) -> float:
+        """Sum of p^alpha."""
+        return self._tree.total
+
+    @property
+    def low(self) -> float:
+        """The smallest p^alpha; infinity where there is none."""
+        return self._tree.low
 
     def enter(self, ids: np.ndarray, priority: np.ndarray | None) -> None:
         if priority is None:
-            self._tree.update(ids % self._size, np.full(len(ids), self._largest**self._alpha))
+            self._tree.update(ids % self._size, np.full(len(ids), self.largest**self._alpha))
         else:
             self.update(ids, priority)
 
@@ -97,10 +107,14 @@ class PrioritizedSampler:
 
     def draw(self, count: int, beta: float, live: tuple[int, int], rng: np.random.Generator) -> Draw:
         targets = (np.arange(count) + rng.random(count)) * (self._tree.total / count)
+        ids, masses = self.at(targets, live)
+        return ids, ((masses / self.low) ** -beta).astype(np.float32)
+
+    def at(self, targets: np.ndarray, live: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids i64[N] at ``targets`` f64[N] in [0, total) of the running sum, and their p^alpha; uses up ``targets``."""
         leaves = self._tree.find(targets)
         newest = live[1] - 1
-        weight = (self._tree.leaves[leaves] / self._tree.low) ** -beta
-        return newest - (newest - leaves) % self._size, weight.astype(np.float32)
+        return newest - (newest - leaves) % self._size, self._tree.leaves[leaves]
 
     def update(self, ids: np.ndarray, td_error: np.ndarray) -> None:
         priority = np.abs(td_error.astype(np.float64)) + self._epsilon
@@ -111,15 +125,15 @@ class PrioritizedSampler:
             raise RunError(
                 "a TD error is not finite: learning has diverged, so replay has no priority to store"
             )
-        self._largest = max(self._largest, largest)
+        self.largest = max(self.largest, largest)
         self._tree.update(ids % self._size, priority**self._alpha)
 
     def nbytes(self) -> int:
         return self._tree.nbytes
 
     def state(self) -> dict[str, Any]:
-        return {"priority": self._tree.leaves, "largest": self._largest}
+        return {"priority": self._tree.leaves, "largest": self.largest}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._largest = float(state["largest"])
+        self.largest = float(state["largest"])
         self._tree.update(np.arange(self._size), np.asarray(state["priority"], np.float64))

@@ -9,6 +9,7 @@ or the ring's write head.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,28 @@ import numpy as np
 from redline.replay import frames
 from redline.replay.columns import Column, Mark, available_memory, gib, make_column
 from redline.replay.config import ReplayConfig
-from redline.types import RunError, Spec, Tree, UserError
+from redline.types import RunError, Spec, Tree, UserError, tree_map
 
 GOING, TERMINATED, TRUNCATED = range(3)  # what followed a row
 FIELDS = ("action", "reward", "discount", "span", "end", "mask")
+
+
+@dataclass
+class Block:
+    """T steps of B environments on their way into a replay (arrays); of each row what ``Replay.add`` takes."""
+
+    observation: Tree  # [T, B, ...]
+    action: np.ndarray  # [T, B] or [T, B, K]
+    reward: np.ndarray  # f32[T, B]
+    terminated: np.ndarray  # bool[T, B]
+    truncated: np.ndarray  # bool[T, B]
+    final_observation: Tree = None  # [T, B, ...] rows valid where truncated
+    action_mask: np.ndarray | None = None  # bool[T, B, A]
+    priority: np.ndarray | None = None  # f32[T, B]; NaN where not known
+
+    def cut(self, rows: slice) -> Block:
+        """Some of its rows."""
+        return Block(**{name: tree_map(lambda x: x[rows], value) for name, value in vars(self).items()})
 
 
 class Storage:
@@ -81,7 +100,8 @@ class Storage:
         action_mask: np.ndarray | None,
     ) -> None:
         """Write one row; see ``Replay.add``. The window that the row completes is closed."""
-        observed = {path: self._observed(observation, path) for path in self.leaves}
+        leading = (self.num_envs,)
+        observed = {path: self._observed(observation, path, leading) for path in self.leaves}
         check_shape("action", action, (self.num_envs, *self.action.shape[2:]))
         for name, values in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
             check_shape(name, values, (self.num_envs,))
@@ -91,7 +111,7 @@ class Storage:
             raise UserError(
                 f"environment {cut[0]} was truncated without a final observation: replay needs it"
             )
-        finals = {path: self._observed(final_observation, path) for path in self.leaves} if cut else {}
+        finals = {path: self._observed(final_observation, path, leading) for path in self.leaves if cut}
 
         row, slot = self.head, self.head % self.slots
         if self._mark is not None:
@@ -110,11 +130,67 @@ class Storage:
         np.not_equal(ends, GOING, out=self._start)
         self.head = row + 1
 
-    def _observed(self, tree: Tree, path: frames.Path) -> np.ndarray:
-        """One leaf [B, ...] of an observation, checked against the space."""
+    def extend(self, block: Block) -> None:
+        """Write T <= ``longest`` rows at once; see ``Replay.extend``. What T calls of ``add`` would leave is left."""
+        leading = (length := len(block.reward), self.num_envs)
+        observed = {path: self._observed(block.observation, path, leading) for path in self.leaves}
+        for name in ("reward", "terminated", "truncated"):
+            check_shape(name, getattr(block, name), leading)
+        ends = np.where(block.terminated, TERMINATED, np.where(block.truncated, TRUNCATED, GOING))
+        cut = list(zip(*np.nonzero(ends == TRUNCATED), strict=True))
+        if cut and block.final_observation is None:
+            raise UserError(
+                f"environment {cut[0][1]} was truncated without a final observation: replay needs it"
+            )
+        final = block.final_observation
+        finals = {path: self._observed(final, path, leading) for path in self.leaves if cut}
+        start = np.concatenate([self._start[None], ends[:-1] != GOING])
+        if self._mark is not None:
+            self._mark.write(self.head + length)
+        before = np.arange(self.head - self.n_step, self.head)
+        rewards = np.concatenate([self._recent[before % len(self._recent)], block.reward])
+        for rows, slots in segments(self.head % self.slots, length, self.slots):
+            for path, leaf in self.leaves.items():
+                leaf.write_many(slots.start, observed[path][rows], start[rows])
+            self.action[slots], self.end[slots] = block.action[rows], ends[rows]
+            if self.mask is not None and block.action_mask is not None:
+                self.mask[slots] = block.action_mask[rows]
+        for path, leaf in self.leaves.items():
+            for row, env in cut:
+                slot = (self.head + int(row)) % self.slots
+                leaf.end(slot, int(env), observed[path][row, env], finals[path][row, env])
+        skip = max(self.floor - before[0], 0)
+        self._close_many(before[0] + skip, rewards[skip:], length - skip)
+        for row in range(max(length - len(self._recent), 0), length):
+            self._recent[(self.head + row) % len(self._recent)] = block.reward[row]
+        self._start[:] = ends[-1] != GOING
+        self.head += length
+
+    @property
+    def longest(self) -> int:
+        """Rows that ``extend`` takes at a time: all that they make drawable still is so afterwards."""
+        return self.rows - self.n_step
+
+    def _close_many(self, first: int, rewards: np.ndarray, count: int) -> None:
+        """Close the windows that begin in rows [first, first + count); rewards f64[count + n, B] from there on."""
+        if count <= 0:
+            return
+        rows = np.arange(first, first + count)
+        total, span = rewards[:count].copy(), np.ones((count, self.num_envs), np.int64)
+        end = self.end[rows % self.slots]
+        for step in range(1, self.n_step):
+            going = end == GOING
+            total += np.where(going, self._powers[step] * rewards[step : step + count], 0.0)
+            span += going
+            end = np.where(going, self.end[(rows + step) % self.slots], end)
+        self.reward[rows % self.slots], self.span[rows % self.slots] = total, span
+        self.discount[rows % self.slots] = self._powers[span] * (end != TERMINATED)
+
+    def _observed(self, tree: Tree, path: frames.Path, leading: tuple[int, ...]) -> np.ndarray:
+        """One leaf [*leading, ...] of an observation, checked against the space."""
         space, values = self._spaces[path], np.asarray(frames.tree_at(tree, path))
         name = ".".join(("observation", *path))
-        check_shape(name, values, (self.num_envs, *(space.shape or ())))
+        check_shape(name, values, (*leading, *(space.shape or ())))
         if not np.can_cast(values.dtype, np.dtype(space.dtype), "same_kind"):
             raise UserError(f"replay was given {name} of {values.dtype}: the space says {space.dtype}")
         return values
@@ -217,6 +293,16 @@ class Storage:
                 getattr(self, name)[: len(state[name])] = state[name]
         if self._mark is not None and state["mark"] is not None:
             self.floor = max(self.floor, self._mark.load_state(int(state["mark"])) - self.rows)
+
+
+def segments(slot: int, length: int, slots: int) -> list[tuple[slice, slice]]:
+    """Where rows [0, length) go from ``slot`` on: slots side by side, cut where the ring begins anew."""
+    done, cuts = 0, []
+    while done < length:
+        count = min(length - done, slots - slot)
+        cuts.append((slice(done, done + count), slice(slot, slot + count)))
+        slot, done = 0, done + count
+    return cuts
 
 
 def mask_length(spec: Spec) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,18 @@ from redline.reports.load import Record, load_run, newest_video
 from redline.reports.page import page
 from redline.reports.parts import bullet_card, fact_card, film, header, settings, tiles
 from redline.reports.scales import NONE, duration, short
-from redline.reports.summary import bottleneck
+from redline.reports.summary import bottleneck, role_bottleneck
 from redline.types import RunError
 
-SHARES = {"stepping": "c2", "acting": "c3", "learning": "c1", "other": "c0"}
+SHARES = {"stepping": "c2", "acting": "c3", "learning": "c1", "waiting": "c4", "other": "c0"}
+COLORS = (
+    "c1",
+    "c2",
+    "c3",
+    "c4",
+    "c5",
+    "c6",
+)  # of curves side by side, and of parts of the time not named above
 REPORT = "report.html"
 
 
@@ -41,6 +51,7 @@ def render(record: Record) -> str:
         _bottleneck(record),
         f'<div class="hero{" filmed" if clip else ""}">{learning_curve(record)}{clip}</div>',
         f'<div class="two">{_throughput(record)}{_time_shares(record)}</div>',
+        _roles(record),
         _losses(record),
         f'<div class="facts">{_rules(record)}{_events(record)}{_provenance(record)}</div>',
     ]
@@ -85,7 +96,7 @@ def time_shares(record: Record) -> dict[str, float]:
     steps, columns, _ = _share_columns(record)
     if not len(steps):
         return {}
-    elapsed = np.array([line["time/elapsed"] for line in record.lines if _has_shares(line)])
+    elapsed = np.array([line["time/elapsed"] for line in _share_lines(record)])
     # A line speaks for the time since the one before. Where the clock began anew, its own reading is that time.
     spent = np.diff(elapsed, prepend=0.0)
     spent = np.where(spent > 0, spent, np.maximum(elapsed, 1e-9))
@@ -141,13 +152,57 @@ def _bottleneck(record: Record) -> str:
     if not shares:
         return ""
     plan = _mapping(record.about.get("plan"))
-    sentence = bottleneck(
-        shares,
-        device=str(plan.get("device") or record.setting("learner", "device", default="cpu")),
-        epochs=record.setting("algorithm", "epochs"),
-        num_envs=plan.get("num_envs") or record.setting("sampler", "num_envs"),
-    )
-    return f'<section class="card say"><p>{sentence}</p>{bar(shares, SHARES)}</section>'
+    device = str(plan.get("device") or record.setting("learner", "device", default="cpu"))
+    roles = {name: record.last(f"roles/{name}") or 0.0 for name in _under(record, "roles/")}
+    bound = record.last("lag/bound")
+    if roles:
+        sentence = role_bottleneck(roles, lag_bound=None if bound is None else int(bound), device=device)
+    else:
+        sentence = bottleneck(
+            shares,
+            device=device,
+            epochs=record.setting("algorithm", "epochs"),
+            num_envs=plan.get("num_envs") or record.setting("sampler", "num_envs"),
+        )
+    return f'<section class="card say"><p>{escape(sentence)}</p>{bar(shares, _colors(shares))}</section>'
+
+
+def _roles(record: Record) -> str:
+    """Lag, utilisation, queues and replay ratio, where roles ran side by side; nothing where none was written."""
+    charts = []
+    names = {"lag/mean": "mean", "lag/p95": "95% within", "lag/max": "most", "lag/bound": "bound"}
+    lag = [
+        Line(title, *record.series(name), color)
+        for (name, title), color in zip(names.items(), ("c1", "c3", "c2", "c0"), strict=True)
+        if name in record.names()
+    ]
+    if lag:
+        charts.append(chart("Lag", lag, note="batches behind the learner", from_zero=True))
+    busy = [
+        Line(name, *record.series(f"roles/{name}"), color)
+        for name, color in zip(_under(record, "roles/"), itertools.cycle(COLORS), strict=False)
+    ]
+    if busy:
+        note = "share of the wall clock that each role was busy"
+        charts.append(chart("Utilisation", busy, note=note, from_zero=True))
+    for name in _under(record, "queue/"):  # one each: a replay holds a million times what waits to enter it
+        line = Line(name, *record.series(f"queue/{name}"), "c2")
+        charts.append(chart(f"Queue: {name}", [line], note="how many it holds", from_zero=True))
+    if "replay_ratio" in record.names():
+        ratio = Line("replay ratio", *record.series("replay_ratio"), "c5")
+        charts.append(chart("Replay ratio", [ratio], note="samples learned from / collected", from_zero=True))
+    return f'<h2>Roles, lag and replay</h2><div class="two">{"".join(charts)}</div>' if charts else ""
+
+
+def _under(record: Record, prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in record.names() if name.startswith(prefix)]
+
+
+def _colors(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each part of the time: its own, or one that is left."""
+    names = list(names)
+    rest = itertools.cycle(color for color in COLORS if color not in {SHARES.get(name) for name in names})
+    return {name: SHARES[name] if name in SHARES else next(rest) for name in names}
 
 
 def _throughput(record: Record) -> str:
@@ -163,14 +218,25 @@ def _time_shares(record: Record) -> str:
     return areas("Where the time goes", steps, columns, colors, note="share of the wall clock")
 
 
-def _has_shares(line: Mapping[str, float]) -> bool:
-    return "time/elapsed" in line and all(f"time/{name}" in line for name in SHARES)
+def _share_names(record: Record) -> list[str]:
+    """The parts that a run's loop divides its time into, by the loop's own names, ``other`` last."""
+    names = [
+        name for name in _under(record, "time/") if name != "elapsed" and not name.endswith("_per_second")
+    ]
+    known = [name for name in SHARES if name in names and name != "other"]
+    return [*known, *(name for name in names if name not in SHARES), "other"] if "other" in names else []
+
+
+def _share_lines(record: Record) -> list[dict[str, float]]:
+    """The lines that tell all parts of the time."""
+    names = [f"time/{name}" for name in _share_names(record)]
+    return [line for line in record.lines if names and all(name in line for name in ("time/elapsed", *names))]
 
 
 def _share_columns(record: Record) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
-    lines = [line for line in record.lines if _has_shares(line)]
-    columns = {name: np.array([line[f"time/{name}"] for line in lines]) for name in SHARES}
-    return np.array([line["step"] for line in lines]), columns, SHARES
+    lines, names = _share_lines(record), _share_names(record)
+    columns = {name: np.array([line[f"time/{name}"] for line in lines]) for name in names}
+    return np.array([line["step"] for line in lines]), columns, _colors(names)
 
 
 def _losses(record: Record) -> str:

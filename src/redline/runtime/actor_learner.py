@@ -15,13 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from redline.architectures.model import Architecture, held, lag_bound
 from redline.runtime.crew.crews import Muster, muster_actors
 from redline.runtime.crew.slots import Gatherer
 from redline.runtime.crew.weights import Publication
 from redline.runtime.in_process import Stop
 from redline.runtime.parts import Parts
-from redline.types import Episode, Gauges, Interruption, Metrics, Unroll, tree_map
+from redline.types import Episode, Gauges, Interruption, Metrics, Unroll, UserError, tree_map
 
 PATIENCE = 0.1  # seconds between looks at whether the run shall stop
 
@@ -62,12 +64,10 @@ class Pacer:
 
     def ready(self) -> list[tuple[int, int]] | None:
         """The slots of the next batch, by actor, or None while the learner must wait."""
-        full = sorted(
-            (key for key, flight in self.flights.items() if flight.arrived and not flight.void),
-            key=lambda key: (self.flights[key].since, self.flights[key].order),
-        )
+        full = [key for key, flight in self.flights.items() if flight.arrived and not flight.void]
         if len(full) < self.take:
             return None
+        full.sort(key=lambda key: (self.flights[key].since, self.flights[key].order))
         batch = full[: self.take]
         if not self._in_time(batch):
             if not self.drop:
@@ -95,17 +95,35 @@ class Pacer:
 class ActorLearnerLoop:
     """The learner's side. ``iterate`` learns from one batch."""
 
-    def __init__(self, parts: Parts, architecture: Architecture) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        architecture: Architecture,
+        muster: Callable[[Parts, int], Muster] = muster_actors,
+    ) -> None:
+        """muster: starts whoever hands unrolls in, each with so many slots."""
         self.parts, self.architecture = parts, architecture
         experiment, learner = parts.experiment, parts.learner
         parallel = experiment.parallel
         edge = architecture.edge("unroll")
         assert edge is not None
-        self.copies = architecture.role(edge.source).copies
+        self.copies = architecture.senders(edge)
         bound = lag_bound(architecture)
         assert bound is not None
-        self.pacer = Pacer(bound, edge.take or self.copies, drop=parallel.late == "drop")
-        self.muster: Muster = muster_actors(parts, 1 + edge.capacity)
+        take = edge.take or self.copies
+        if (
+            experiment.learner.reward == "normalize"
+            and self.copies > 1
+            and (edge.capacity or take != self.copies)
+        ):
+            raise UserError(
+                "learner.reward=normalize follows each environment's return, and batches here mix whichever unrolls "
+                "come first: set parallel.queue=0, parallel.copies=1, or learner.reward=clip"
+            )
+        self.pacer = Pacer(bound, take, drop=parallel.late == "drop")
+        self.delay = parallel.delay
+        self._held_back: deque[tuple[list[np.ndarray], int]] = deque()
+        self.muster = muster(parts, 1 + edge.capacity)
         cuda = learner.device.type == "cuda"
         length: int = experiment.algorithm.unroll  # type: ignore[union-attr]
         self.gatherer = Gatherer(parts.algorithm, learner.acting, parts.spec, length, pin=cuda)
@@ -129,7 +147,13 @@ class ActorLearnerLoop:
 
     def _publish(self) -> None:
         learner = self.parts.learner
-        self.muster.weights.publish(self._publication.views(), learner.version)
+        views, version = self._publication.views(), learner.version
+        if self.delay:
+            self._held_back.append(([view.copy() for view in views], version))
+            if len(self._held_back) > self.delay + 1:
+                self._held_back.popleft()
+            views, version = self._held_back[0]
+        self.muster.weights.publish(views, version)
         self._stamps[learner.version] = self.pacer.batches
         if len(self._stamps) > 4096:
             for version in list(self._stamps)[:2048]:
@@ -149,16 +173,17 @@ class ActorLearnerLoop:
         self._hand_out()
         batch = self._next_batch(stop)
         unrolls = [self.muster.slots[actor].unrolls[slot] for actor, slot in batch]
-        unroll = self.gatherer.join(unrolls)
+        whole = self.muster.joined(batch) if self.held else None
+        unroll = self.gatherer.join(unrolls) if whole is None else whole
         lags = [self._lag(each) for each in unrolls]
         self.waiting += time.perf_counter() - begin
         taken = unroll.action.shape[0] * unroll.action.shape[1]
-        self._take_episodes(batch)
+        self._episodes += self.muster.episodes(batch)
         if not self.held:  # copied: the actors may have them back while the learner computes
             self._idle += batch
             self._hand_out()
         begin = time.perf_counter()
-        metrics = self._learn(unroll, fraction, stop)
+        metrics = self._learn(unroll, steps + taken, fraction, stop)
         self.pacer.learned()
         self._publish()
         if self.held:
@@ -170,12 +195,12 @@ class ActorLearnerLoop:
         self.lags.update(lags)
         self._recent.extend(lags)
         self.learning += time.perf_counter() - begin
-        return taken, metrics | self._lag_metrics()
+        return taken, metrics
 
-    def _learn(self, unroll: Unroll, fraction: float, stop: Stop) -> Metrics:
+    def _learn(self, unroll: Unroll, steps: int, fraction: float, stop: Stop) -> Metrics:
         learner = self.parts.learner
         learner.stop = stop
-        learner.set_progress(fraction)
+        learner.set_progress(fraction, steps)
         if learner.device.type == "cuda":
             unroll = unroll.map(lambda x: x.to(learner.device, non_blocking=True))
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
@@ -208,21 +233,15 @@ class ActorLearnerLoop:
         oldest = int(unroll.policy_version[0].min())
         return self.pacer.batches - self._stamps[oldest]
 
-    def _lag_metrics(self) -> Metrics:
+    def _lag_gauges(self) -> dict[str, float]:
         recent = sorted(self._recent)
+        if not recent:
+            return {}
         return {
-            "lag_mean": sum(recent) / len(recent),
-            "lag_p95": float(recent[int(0.95 * (len(recent) - 1))]),
-            "lag_max": float(recent[-1]),
+            "mean": sum(recent) / len(recent),
+            "p95": float(recent[int(0.95 * (len(recent) - 1))]),
+            "max": float(recent[-1]),
         }
-
-    def _take_episodes(self, batch: list[tuple[int, int]]) -> None:
-        first = self.muster.first_columns
-        for actor, slot in batch:
-            for episode in self.muster.slots[actor].episodes(slot):
-                self._episodes.append(
-                    Episode(first[actor] + episode.index, episode.episode_return, episode.length)
-                )
 
     def finished_episodes(self) -> list[Episode]:
         """Episodes ended since the last call."""
@@ -238,12 +257,12 @@ class ActorLearnerLoop:
         """Utilisation of each role, full slots that wait, and lag."""
         seconds = max(time.perf_counter() - self._begun, 1e-9)
         full = sum(flight.arrived for flight in self.pacer.flights.values())
-        lag = self._lag_metrics() if self._recent else {}
         return Gauges(
-            roles={"actor": self.muster.utilisation(seconds), "learner": min(self.learning / seconds, 1.0)},
+            roles=self.muster.utilisation(seconds) | {"learner": min(self.learning / seconds, 1.0)},
             queues={"unrolls": float(full)},
-            lag={name.removeprefix("lag_"): float(value) for name, value in lag.items()},
-            lag_bound=self.pacer.bound,
+            rooms={"unrolls": float(sum(map(len, self.muster.slots)))},
+            lag=self._lag_gauges(),
+            lag_bound=self.pacer.bound + self.delay,
         )
 
     def state(self) -> dict[str, Any]:

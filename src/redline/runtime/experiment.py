@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from redline.actors.config import SamplerConfig
 from redline.algorithms.a2c import A2C, A2CConfig
+from redline.algorithms.apex import Apex, ApexConfig
+from redline.algorithms.appo import APPO, APPOConfig
+from redline.algorithms.async_q import AsyncQ, AsyncQConfig
 from redline.algorithms.dqn import DQN, DQNConfig
+from redline.algorithms.impala import IMPALA, IMPALAConfig
 from redline.algorithms.ppo import PPO, PPOConfig
 from redline.architectures.config import ParallelConfig
 from redline.environments.config import EnvironmentConfig
@@ -47,8 +52,16 @@ class RunConfig:
             )
 
 
-AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig
-ALGORITHMS = {PPOConfig: PPO, A2CConfig: A2C, DQNConfig: DQN}
+AlgorithmConfig = PPOConfig | A2CConfig | DQNConfig | IMPALAConfig | APPOConfig | AsyncQConfig | ApexConfig
+ALGORITHMS: dict[type[Any], type[Any]] = {
+    PPOConfig: PPO,
+    A2CConfig: A2C,
+    DQNConfig: DQN,
+    IMPALAConfig: IMPALA,
+    APPOConfig: APPO,
+    AsyncQConfig: AsyncQ,
+    ApexConfig: Apex,
+}
 
 
 @dataclass(frozen=True)
@@ -66,26 +79,34 @@ class Experiment:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-def make_algorithm(experiment: Experiment, spec: Spec) -> PPO | A2C | DQN:
+def uses_replay(experiment: Experiment) -> bool:
+    """Whether the experiment's algorithm learns from replay (by its own word), not from unrolls."""
+    return bool(ALGORITHMS[type(experiment.algorithm)].experience == "replay")
+
+
+def make_algorithm(experiment: Experiment, spec: Spec) -> Any:
     """The algorithm of an experiment, for environments like ``spec``; refuses what cannot work, with the reason."""
     config = experiment.algorithm
+    algorithm = ALGORITHMS[type(config)]
     if isinstance(config, PPOConfig):
         _check_minibatches(experiment, config)
-    if isinstance(config, DQNConfig):
-        if not hasattr(spec.action, "n"):
-            kind = type(spec.action).__name__
-            raise UserError(f"dqn needs one discrete action, {spec.name} has {kind}: use recipe ppo")
-        if experiment.network.core != "none":
-            raise UserError(
-                f"network.core={experiment.network.core}: dqn has no recurrent form; use none, or recipe ppo"
-            )
-        if experiment.replay is None:
-            raise UserError("dqn needs a replay: set replay.capacity=100000, or start from recipe dqn")
-        if experiment.learner.reward == "normalize":
-            raise UserError(
-                "learner.reward=normalize would change rewards already in replay: use clip or raw"
-            )
-    return ALGORITHMS[type(config)](config, spec)
+    if algorithm.network_kind == "q" and not hasattr(spec.action, "n"):
+        kind = type(spec.action).__name__
+        raise UserError(f"{algorithm.name} needs one discrete action, {spec.name} has {kind}: use recipe ppo")
+    if uses_replay(experiment):
+        _check_replay(experiment, algorithm.name)
+    return algorithm(config, spec)
+
+
+def _check_replay(experiment: Experiment, name: str) -> None:
+    if experiment.network.core != "none":
+        raise UserError(
+            f"network.core={experiment.network.core}: {name} has no recurrent form; use none, or recipe ppo"
+        )
+    if experiment.replay is None:
+        raise UserError(f"{name} needs a replay: set replay.capacity=100000, or start from recipe dqn")
+    if experiment.learner.reward == "normalize":
+        raise UserError("learner.reward=normalize would change rewards already in replay: use clip or raw")
 
 
 def _check_minibatches(experiment: Experiment, config: PPOConfig) -> None:

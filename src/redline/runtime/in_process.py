@@ -15,11 +15,10 @@ import torch
 
 from redline.actors import Actor, allocate
 from redline.actors.transitions import ReplayActor
-from redline.algorithms.dqn import DQNConfig
 from redline.replay import Replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
-from redline.types import Episode, Gauges, Metrics, tree_map
+from redline.types import Episode, Gauges, Metrics, ReplayBatch, tree_map
 
 Stop = Callable[[], bool]
 CHUNK = 256  # agent steps of one iteration of the replay loop
@@ -55,8 +54,8 @@ class Loop(Protocol):
 
 
 def make_loop(parts: Parts) -> Loop:
-    """The loop an experiment's algorithm wants."""
-    return ReplayLoop(parts) if isinstance(parts.experiment.algorithm, DQNConfig) else UnrollLoop(parts)
+    """The loop an experiment's algorithm wants, by its attribute ``experience``."""
+    return ReplayLoop(parts) if parts.algorithm.experience == "replay" else UnrollLoop(parts)
 
 
 class UnrollLoop:
@@ -85,7 +84,9 @@ class UnrollLoop:
                 seed=first_seed(experiment.run.seed) + parts.place.first_column,
                 first_column=column,
                 device=str(self.device),
+                num_envs=parts.place.environments or experiment.sampler.num_envs,
             )
+            actor.offset = parts.place.first_column
             self.actors.append(actor)
             column += sum(environment.num_envs for environment in groups)
         self.learning = 0.0
@@ -157,9 +158,8 @@ class ReplayLoop:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         experiment = parts.experiment
-        assert isinstance(experiment.algorithm, DQNConfig)
         assert experiment.replay is not None
-        self.config = experiment.algorithm
+        self.config: Any = experiment.algorithm
         self.num_envs = experiment.sampler.num_envs
         self.replay = Replay(
             parts.spec,
@@ -169,7 +169,6 @@ class ReplayLoop:
             seed=experiment.run.seed + parts.place.first_column,
             pin_memory=parts.learner.device.type == "cuda",
         )
-        parts.learner.make_target()
         environment = parts.make_environments()[0][0]
         device = str(parts.learner.device)
         self.actor = ReplayActor(
@@ -179,6 +178,7 @@ class ReplayLoop:
             seed=first_seed(experiment.run.seed) + parts.place.first_column,
             device=device,
         )
+        self.together = not experiment.replay.prioritized and parts.learner.device.type == "cpu"
         self.learning = 0.0
         self.last: Metrics = {}
         self._counted: int | None = None  # agent steps of the run when the target network was last thought of
@@ -191,18 +191,20 @@ class ReplayLoop:
     def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
         """About ``CHUNK`` agent steps of the run, with the updates that are due; returns those taken here."""
         ticks, learner, place = 0, self.parts.learner, self.parts.place
-        stride = place.stride or self.num_envs
+        stride, algorithm = place.stride or self.num_envs, self.parts.algorithm
         learner.set_progress(fraction, steps)
         while ticks * stride < CHUNK and not stop():
             before = self._whole(steps, ticks * stride) if self._counted is None else self._counted
-            learner.exchange.pull(learner)
-            self.actor.act(before)
             ticks += 1
-            after, counted = self._whole(steps, ticks * stride), steps + ticks * stride + place.head_start
+            counted = steps + ticks * stride + place.head_start
+            learner.exchange.pull(learner)
+            due = algorithm.due(counted, stride) if len(self.replay) else 0
+            batches = self._act(before, due)
+            after = self._whole(steps, ticks * stride)
             begin = time.perf_counter()
-            for _ in range(self.parts.algorithm.due(counted, stride) if len(self.replay) else 0):
-                self._update(fraction)
-            if before // self.config.target_every < after // self.config.target_every:
+            for number in range(due):
+                self._update(fraction, batches[number] if batches else None)
+            if algorithm.target_due(before, after):
                 learner.copy_target()
             self._counted = after
             self.learning += time.perf_counter() - begin
@@ -214,9 +216,38 @@ class ReplayLoop:
         whole = self.parts.place.whole
         return steps + taken if whole is None else whole(taken)
 
-    def _update(self, fraction: float) -> None:
+    def _act(self, steps: int, due: int) -> list[ReplayBatch]:
+        """Act and send; meanwhile draw the batches of the updates due, and value what followed by the target network.
+
+        They may be drawn together, and valued in one pass, because nothing they depend on changes before the last of
+        these updates: uniform replay, and a target network. Empty, and each update draws for itself, where priorities
+        change with every update, or on a GPU, which has the target's pass in its recorded step.
+        """
+        size = self.config.batch
+        together = self.together and 0 < due * size <= self.replay.config.capacity
+        if not together:
+            self.actor.act(steps)
+            return []
+        begin = time.perf_counter()
+        drawn = self.replay.sample(due * size)
+        # An observation that is acted on costs about two in a large batch: both threads get the same.
+        first = max(due * size - 2 * self.num_envs, 0) // 2
+        values = self.parts.algorithm.next_values
+        target, after = self.parts.learner.target, drawn.next_observation
+        self.learning += time.perf_counter() - begin
+
+        def act_and_value() -> torch.Tensor:
+            self.actor.act(steps)
+            return values(target, tree_map(lambda x: x[:first], after))
+
+        others = partial(values, target, tree_map(lambda x: x[first:], after))
+        drawn.next_values = torch.cat(self.parts.pool([act_and_value, others]))
+        return [drawn.map(lambda x, k=k: x[k * size : (k + 1) * size]) for k in range(due)]  # type: ignore[misc]
+
+    def _update(self, fraction: float, batch: ReplayBatch | None) -> None:
         assert self.parts.experiment.replay is not None
-        batch = self.replay.sample(self.config.batch, self.parts.experiment.replay.beta_at(fraction))
+        if batch is None:
+            batch = self.replay.sample(self.config.batch, self.parts.experiment.replay.beta_at(fraction))
         device = self.parts.learner.device
         if device.type == "cuda":
             batch = batch.map(lambda x: x.to(device, non_blocking=True))

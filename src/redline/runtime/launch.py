@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from redline.architectures.catalogue import find
-from redline.architectures.model import Architecture, lag_bound
+from redline.architectures.model import Architecture
 from redline.runtime import in_process
 from redline.runtime.actor_learner import ActorLearnerLoop
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.parts import Parts
+from redline.runtime.replay_learner import ReplayLearnerLoop
 from redline.runtime.replicas.lockstep import SynchronousLoop
 from redline.runtime.replicas.loop import ReplicaLoop
+from redline.runtime.serving.muster import muster_server
 from redline.types import UserError
 
 
@@ -20,14 +24,21 @@ def architecture_of(experiment: Experiment) -> Architecture:
     return find(parallel.architecture).sized(parallel.copies, parallel.queue, parallel.batch or None)
 
 
+LOOPS: dict[str, Callable[[Parts, Architecture], Loop]] = {
+    "synchronous": lambda parts, _: in_process.make_loop(parts),
+    "impala": ActorLearnerLoop,
+    "seed": lambda parts, architecture: ActorLearnerLoop(parts, architecture, muster_server),
+    "apex": ReplayLearnerLoop,
+    "gorila": ReplicaLoop,
+    "a3c": ReplicaLoop,
+    "accel_async": ReplicaLoop,
+    "accel_sync": SynchronousLoop,
+}
+
+
 def make_loop(parts: Parts) -> Loop:
     """The loop of an experiment's architecture."""
     architecture = architecture_of(parts.experiment)
-    if architecture.name == "synchronous":
-        return in_process.make_loop(parts)
-    if architecture.name == "impala":
-        return ActorLearnerLoop(parts, architecture)
-    if architecture.shares_gradients:
-        together = lag_bound(architecture) == 0
-        return SynchronousLoop(parts, architecture) if together else ReplicaLoop(parts, architecture)
-    raise UserError(f"architecture {architecture.name} has no loop yet")
+    if architecture.name not in LOOPS:
+        raise UserError(f"architecture {architecture.name} has no loop yet")
+    return LOOPS[architecture.name](parts, architecture)

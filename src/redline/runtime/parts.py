@@ -16,6 +16,7 @@ from redline.runtime.experiment import Experiment, make_algorithm
 from redline.runtime.memory import keep_freed_memory
 from redline.runtime.plan import resolve, usable_cores
 from redline.runtime.pool import Pool
+from redline.runtime.precision import measure_precision
 from redline.types import Environment, Spec
 
 _SEEDING = (
@@ -28,6 +29,7 @@ class Place:
     """Where a copy's share lies in the whole run. A run of one copy is all of it, and this its place."""
 
     first_column: int = 0  # its first environment among those of the run; moves seeds along
+    environments: int = 0  # of the run; 0: as many as it has
     stride: int = (
         0  # agent steps of the run that pass with one step of its environments; 0: as many as it has
     )
@@ -45,6 +47,7 @@ class Parts:
     algorithm: Any
     learner: Learner
     pool: Pool
+    choices: list[str] = field(default_factory=list)  # what was measured and chosen, a sentence each
     place: Place = field(default_factory=Place)
 
     def make_environments(self) -> list[list[Environment]]:
@@ -75,6 +78,7 @@ def assemble(experiment: Experiment) -> Parts:
     algorithm = make_algorithm(experiment, spec)
     network = build_network(experiment, spec, algorithm.network_kind)
     experiment = resolve(experiment, spec, sum(p.numel() for p in network.parameters()))
+    experiment, choices = measure_precision(experiment, spec, network)
     config = experiment.learner
     pool = Pool(max(config.threads, experiment.sampler.shards))
     learner = Learner(
@@ -85,7 +89,9 @@ def assemble(experiment: Experiment) -> Parts:
         gamma=experiment.algorithm.gamma,
         parallel=pool if config.threads > 1 else serial,
     )
-    return Parts(experiment, spec, algorithm, learner, pool)
+    if algorithm.target_network:
+        learner.make_target()
+    return Parts(experiment, spec, algorithm, learner, pool, choices)
 
 
 def build_network(experiment: Experiment, spec: Spec, kind: Any) -> nn.Module:

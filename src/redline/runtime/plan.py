@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from redline.algorithms.dqn import DQNConfig
 from redline.architectures.catalogue import find
 from redline.architectures.compatible import refusal
 from redline.architectures.config import ParallelConfig
 from redline.architectures.model import lag_bound
-from redline.runtime.experiment import ALGORITHMS, Experiment
+from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
 
 LARGE_NETWORK = (
@@ -33,14 +32,20 @@ def usable_cores() -> int:
 
 
 def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
-    """The experiment with every automatic choice made. ``parameters``: size of the network."""
+    """The experiment with every automatic choice made that needs no measurement. ``parameters``: size of the network.
+
+    ``learner.precision`` stays ``auto`` where it is worth measuring (``precision.measure_precision``): for images on a
+    processor that multiplies bf16.
+    """
     device = choose_device(experiment.learner.device)
     cores = usable_cores()
     images = any(len(shape) >= 3 for shape in _shapes(spec.observation))
     learner, sampler, run = experiment.learner, experiment.sampler, experiment.run
     precision = learner.precision
-    if precision == "auto":
-        precision = "bf16" if images and has_bf16(device) else "fp32"
+    if precision == "auto" and not (images and has_bf16(device)):
+        precision = "fp32"
+    elif precision == "auto" and device != "cpu":
+        precision = "bf16"
     parallel = parallelism(experiment, spec, cores)
     # Actors beside the learner need cores of their own: compute threads never outnumber the cores.
     free = cores if parallel.architecture == "synchronous" else max(cores - parallel.copies, 1)
@@ -50,18 +55,21 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
     threads = 1 if device != "cpu" else threads
     atari = spec.frame_stack > 1
     shards, groups = sampler.shards, sampler.groups
-    if isinstance(experiment.algorithm, DQNConfig):
+    if uses_replay(experiment):
         if shards > 1 or groups > 1:
             raise UserError(
-                "sampler.shards and sampler.groups: dqn collects with one actor; leave them 0 or 1"
+                f"sampler.shards and sampler.groups: {ALGORITHMS[type(experiment.algorithm)].name} collects "
+                "with one actor; leave them 0 or 1"
             )
         shards, groups = 1, 1
     shards = shards or (min(cores, sampler.num_envs) if atari and device == "cpu" else 1)
     overlaps = device != "cpu" or experiment.environment.backend == "workers"
+    if parallel.architecture == "seed":
+        shards, groups = 1, _served_groups(groups, parallel.copies)
     groups = groups or (2 if overlaps and sampler.num_envs >= 2 * shards else 1)
     replay = experiment.replay
-    if replay is not None and isinstance(experiment.algorithm, DQNConfig):  # no larger than the run can fill
-        room = max(run.steps, experiment.algorithm.batch)
+    if replay is not None and uses_replay(experiment):  # no larger than the run can fill
+        room = max(run.steps, experiment.algorithm.batch)  # type: ignore[union-attr]
         replay = replace(replay, capacity=min(replay.capacity, room))
     return replace(
         experiment,
@@ -99,12 +107,13 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
         "cartpole",
     )
     runtime = parallel.runtime if parallel.runtime != "auto" else ("threads" if outside else "processes")
-    servers = parallel.servers or (
-        3 if architecture.name == "accel_async" else 1
-    )  # Accel RL's number of chunks
-    parallel = replace(parallel, servers=servers)
-    free = cores - _servers_at_work(parallel) if architecture.shares_gradients else cores - 1
-    copies = parallel.copies or max(free, 1)
+    serves = architecture.name == "seed"  # two workers at least, so that one steps while the other is served
+    # Of Accel RL's chunks there are three; a server is a role of its own.
+    parallel = replace(parallel, servers=parallel.servers or (3 if architecture.name == "accel_async" else 1))
+    every = cores if serves else cores - 1
+    if architecture.shares_gradients:
+        every = cores - _servers_at_work(parallel)
+    copies = parallel.copies or max(every, 2 if serves else 1)
     copies = min(copies, experiment.sampler.num_envs)
     if architecture.shares_gradients:
         parallel = _sharing(experiment, parallel)
@@ -113,8 +122,19 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
             f"parallel.copies={parallel.copies} is more than the {experiment.sampler.num_envs} environments: "
             f"raise sampler.num_envs, or use {experiment.sampler.num_envs}"
         )
-    parallel = replace(parallel, runtime=runtime, copies=copies)
-    return replace(parallel, queue=_queue(experiment, parallel))
+    hosts = min(parallel.hosts or cores, copies) if serves else parallel.hosts
+    parallel = replace(parallel, runtime=runtime, copies=copies, hosts=hosts)
+    parallel = replace(parallel, queue=_queue(experiment, parallel))
+    return replace(parallel, slot=_slot(experiment, parallel))
+
+
+def _served_groups(groups: int, workers: int) -> int:
+    """Groups of workers that an inference server serves in turns: two, unless said otherwise."""
+    if groups > workers:
+        raise UserError(
+            f"sampler.groups={groups} is more than the {workers} workers: raise parallel.copies, or use {workers}"
+        )
+    return groups or min(2, workers)
 
 
 def _servers_at_work(parallel: ParallelConfig) -> int:
@@ -144,6 +164,22 @@ def _queue(experiment: Experiment, parallel: ParallelConfig) -> int:
         if reason is None:
             return queue
     raise UserError(str(reason))
+
+
+def _slot(experiment: Experiment, parallel: ParallelConfig) -> int:
+    """Agent steps of each environment in an actor's slot: 0 where the algorithm says how long its unrolls are; one in
+    lock-step; else about Ape-X's 50 transitions, but enough to be worth a message and few enough to stay fresh."""
+    if not uses_replay(experiment):
+        return 0
+    if parallel.queue == 0:
+        if parallel.slot > 1:
+            raise UserError(
+                f"parallel.slot={parallel.slot}: with parallel.queue=0 actors and learner take turns at every step; "
+                "leave it 0, or set parallel.queue=1"
+            )
+        return 1
+    share = -(-experiment.sampler.num_envs // parallel.copies)
+    return parallel.slot or min(max(-(-50 // share), 8), 50)
 
 
 def choose_device(device: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,23 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from redline.architectures.draw import lag_sentence
 from redline.runs.checkpoint import save_checkpoint
 from redline.runs.folder import RunFolder
 from redline.runs.metrics import MetricsWriter
 from redline.runs.rng import global_rng_state, load_global_rng_state
+from redline.runtime.crew.evaluating import Evaluator
 from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
-from redline.runtime.launch import make_loop
+from redline.runtime.interrupt import InterruptRequest
+from redline.runtime.launch import architecture_of, make_loop
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.plan import first_seed
 from redline.types import Interruption, Metrics, Observer, Progress, RunError
 
 RECENT = 100  # episodes whose mean return is reported
-GRACE = 1.0  # seconds an interrupted run gets to reach the end of its iteration
 SAVE_EVERY = 60.0  # seconds between checkpoints, unless the run counts them in steps
 SHOW_EVERY = 0.5  # seconds between calls of the observer
 WINDOW = 8.0  # seconds over which rates are measured
+EVALUATION_SEED = 1_000_000  # added to the run's, so that evaluation plays other episodes than training
+LAST_EVALUATION = 30.0  # seconds that the end of a run waits for an evaluation in progress
 
 
 @dataclass
@@ -60,38 +62,6 @@ class Counters:
         return made
 
 
-class InterruptRequest:
-    """Set by the first Ctrl-C or SIGTERM; the second Ctrl-C is the ordinary KeyboardInterrupt."""
-
-    def __init__(self) -> None:
-        self.at: float | None = None
-
-    def __call__(self) -> bool:
-        """Whether it is time to stop in the middle of an iteration."""
-        return self.at is not None and time.perf_counter() - self.at > GRACE
-
-    @contextmanager
-    def listening(self) -> Iterator[InterruptRequest]:
-        """Take the signals while inside; outside the main thread nothing is taken."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def handle(number: int, _frame: Any) -> None:
-            if self.at is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.at = time.perf_counter()
-
-        for number in previous:
-            signal.signal(number, handle)
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
 class Training:
     """One run in one process. ``run`` trains to the end and returns ``done`` or ``interrupted``."""
 
@@ -109,6 +79,8 @@ class Training:
         self.interrupt = InterruptRequest()
         self.metrics: Metrics = {}
         self.loop = loop
+        beside = self.config.evaluate_every > 0 and parts.experiment.parallel.runtime != "in_process"
+        self.evaluator = Evaluator(parts, self.config.seed + EVALUATION_SEED) if beside else None
         self.writer = MetricsWriter(folder.path, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
         self.exact = True
         self._best_due = False
@@ -153,6 +125,7 @@ class Training:
                     self._log()
                 if self._crossed(before, self.config.evaluate_every):
                     self._evaluate()
+                self._hear_evaluator()
                 if self._checkpoint_due(before):
                     self._save()
                 self._show()
@@ -161,6 +134,8 @@ class Training:
                     break
             if counters.steps < self.config.steps and self.interrupt.at is None:
                 self._log()
+            if self.interrupt.at is None:
+                self._hear_evaluator(LAST_EVALUATION)
             self._save()
             self._show(force=True)
         return "interrupted" if self.interrupt.at is not None else "done"
@@ -211,6 +186,7 @@ class Training:
             values["length/mean"] = float(np.mean(counters.lengths))
         losses = {f"loss/{name}": float(value) for name, value in self.metrics.items()}
         values |= {f"events/{name}": float(count) for name, count in self.loop.events().items()}
+        values |= self.loop.gauges().metrics()
         broken = [name for name, value in losses.items() if not np.isfinite(value)]
         if broken:
             raise RunError(
@@ -251,16 +227,30 @@ class Training:
         return (steps - old_steps) / seconds, (updates - old_updates) / seconds
 
     def _evaluate(self) -> None:
+        """Judge the newest weights: here, or beside the run where it has roles side by side."""
+        if self.evaluator is not None:
+            self.evaluator.ask(self.counters.steps)
+            return
         parts = self.parts
-        seed = self.config.seed + 1_000_000
         episodes = evaluate(
-            parts.experiment, parts.algorithm, parts.learner.acting, self.config.evaluate_episodes, seed
+            parts.experiment,
+            parts.algorithm,
+            parts.learner.acting,
+            self.config.evaluate_episodes,
+            self.config.seed + EVALUATION_SEED,
         )
-        returns = [episode.episode_return for episode in episodes]
+        self._write_evaluation(self.counters.steps, [episode.episode_return for episode in episodes])
+
+    def _hear_evaluator(self, patience: float = 0.0) -> None:
+        if self.evaluator is not None and (answer := self.evaluator.answer(patience)) is not None:
+            self._write_evaluation(*answer)
+
+    def _write_evaluation(self, steps: int, returns: list[float]) -> None:
         values = {
             "evaluation/return": float(np.mean(returns)),
             "evaluation/min": min(returns),
             "evaluation/max": max(returns),
+            "evaluation/steps": float(steps),
         }
         self.writer.write(self.counters.steps, values)
 
@@ -301,6 +291,8 @@ class Training:
     def close(self) -> None:
         """Close environments, files and threads. Safe to call twice."""
         self.loop.close()
+        if self.evaluator is not None:
+            self.evaluator.close()
         self.writer.close()
         self.parts.close()
 
@@ -327,14 +319,18 @@ def rules(parts: Parts) -> Sequence[str]:
         if experiment.network.normalize_observation
         else "not normalised"
     )
+    architecture = architecture_of(experiment)
+    place = f"architecture {architecture.name}, runtime {experiment.parallel.runtime}: {lag_sentence(architecture)}"
     return [
         *parts.spec.rules,
+        *([place] if architecture.edges else []),
         f"one agent step is {parts.spec.action_repeat} frame{'s' if parts.spec.action_repeat > 1 else ''}",
         "truncated episodes bootstrap from their final observation; terminated ones do not",
         reward,
         f"observations are {observed}",
         f"{learner.precision} on {learner.device}, {learner.threads} gradient shard(s), "
         f"{sampler.num_envs} environments in {sampler.shards} actor thread(s)",
+        *parts.choices,
         f"seed {experiment.run.seed}: environment i is seeded with {first_seed(experiment.run.seed)} + i",
     ]
 

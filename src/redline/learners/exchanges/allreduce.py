@@ -26,6 +26,8 @@ Reduce = Callable[
 class AllReduce:
     """Averages over learners, weighted by the samples behind each gradient."""
 
+    needs_loss = False
+
     def __init__(self, reduce: Reduce) -> None:
         self._reduce = reduce
         self._payload = torch.zeros(0)

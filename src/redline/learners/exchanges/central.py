@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redline.learners.optimizers import STATISTICS
+from redline.learners.config import LearnerConfig
+from redline.learners.optimizers import statistics_of
 
 LAGS = 64  # columns of the histogram of staleness; the last one counts all that is older
 
 
-def central_forms(size: int, writers: int, optimizer: str) -> dict[str, Any]:
+def central_forms(size: int, writers: int, config: LearnerConfig) -> dict[str, Any]:
     """Shapes and dtypes of the arrays of ``Central``: ``size`` weights, ``writers`` who apply gradients."""
     return {
         "weights": ((size,), "float32"),
-        "statistics": {name: ((size,), "float32") for name in STATISTICS[optimizer]},
+        "statistics": {name: ((size,), "float32") for name in statistics_of(config)},
         "target": ((size,), "float32"),
         "target_count": ((1,), "int64"),
         "updates": ((writers,), "int64"),
@@ -32,7 +33,7 @@ class Central:
     """Arrays of ``central_forms`` as tensors over the same memory. Rows of counts have one writer each."""
 
     weights: Tensor  # f32[P]
-    statistics: dict[str, Tensor]  # f32[P] by ``optimizers.STATISTICS``' names
+    statistics: dict[str, Tensor]  # f32[P] by ``optimizers.statistics_of``'s names
     target: Tensor  # f32[P] weights of the target network
     target_count: np.ndarray  # i64[1] times it was made anew
     updates: np.ndarray  # i64[writers] gradients applied by each
@@ -51,9 +52,9 @@ class Central:
         )
 
     @classmethod
-    def of_one_process(cls, size: int, writers: int, optimizer: str) -> Central:
+    def of_one_process(cls, size: int, writers: int, config: LearnerConfig) -> Central:
         """Zeroed, in plain memory: for threads, and for tests."""
-        forms = central_forms(size, writers, optimizer)
+        forms = central_forms(size, writers, config)
         statistics = {name: np.zeros(form[0], form[1]) for name, form in forms.pop("statistics").items()}
         return cls.over(
             {name: np.zeros(form[0], form[1]) for name, form in forms.items()} | {"statistics": statistics}

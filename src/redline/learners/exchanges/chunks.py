@@ -42,6 +42,7 @@ def cut(size: int, parts: int) -> list[slice]:
 class ChunkLocked:
     """One learner's end."""
 
+    needs_loss = False
     pool: Pool | None = None
 
     def __init__(self, central: Central, writer: int, config: LearnerConfig, locks: Sequence[Lock]) -> None:

@@ -34,7 +34,7 @@ class Shard:
         max_staleness: int | None = None,
         version: int = 0,
     ) -> None:
-        """statistics: f32[N] by ``optimizers.STATISTICS``' names.   max_staleness: in updates; None: no limit."""
+        """statistics: f32[N] by ``optimizers.statistics_of``'s names.   max_staleness: in updates; None: no limit."""
         self.weights, self.max_staleness, self.version = weights, max_staleness, version
         self.gradient = torch.zeros_like(weights)
         self.optimizer = shared_optimizer(config, weights, self.gradient, statistics)
@@ -107,6 +107,7 @@ class Server(Protocol):
 class ToServers:
     """One learner's end."""
 
+    needs_loss = True
     pool: Pool | None = None
 
     def __init__(

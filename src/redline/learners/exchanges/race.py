@@ -26,6 +26,7 @@ from redline.types import Metrics
 class Race:
     """One worker's end. Gradients are those of the weights pulled; they are applied to the newest."""
 
+    needs_loss = False
     pool: Pool | None = None
 
     def __init__(self, central: Central, writer: int, config: LearnerConfig) -> None:

@@ -12,12 +12,14 @@ from torch import nn
 
 from redline import environments
 from redline.actors import Actor
+from redline.actors.priorities import FirstPriorities
 from redline.learners.flat import flatten_parameters, twin
 from redline.runtime.crew.board import Board
 from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.crew.slots import Slots
 from redline.runtime.crew.weights import WeightStore, byte_views
 from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.memory import keep_freed_memory
 from redline.runtime.parts import build_network, shares_of
 from redline.runtime.plan import first_seed
 from redline.types import Spec
@@ -52,8 +54,9 @@ class ActorJob:
 
     def run(self, port: Port) -> None:
         """Fill the slots whose numbers come, each with the newest weights, until the run ends."""
+        keep_freed_memory()
         network = ActingNetwork(self.experiment, self.spec, self._algorithm().network_kind)
-        actor = self._make_actor(network)
+        actor, priorities = self._make_actor(network), self._make_priorities()
         waited = 0.0
         try:
             while True:
@@ -61,13 +64,16 @@ class ActorJob:
                 number = port.get()
                 waited += time.perf_counter() - begin
                 if number == REQUEST:
-                    port.answer(self._answer(actor, *port.request()))
+                    port.answer(self._answer(actor, priorities, *port.request()))
                     continue
                 version = self.weights.read(network.views)
                 unroll = self.slots.unrolls[number]
                 actor.collect(
                     unroll, self.board.steps, version, lambda: self.board.stopping or port.orphaned()
                 )
+                room = self.slots.priority(number)
+                if room is not None and priorities is not None:
+                    room[...] = priorities.of(unroll)
                 self.slots.write_episodes(number, actor.episodes)
                 actor.episodes.clear()
                 self.board.taken[self.role] += unroll.action.shape[0] * unroll.action.shape[1]
@@ -89,14 +95,24 @@ class ActorJob:
             network.module,
             seed=first_seed(self.experiment.run.seed),
             first_column=self.first_column,
+            num_envs=self.experiment.sampler.num_envs,
             own_columns=True,
         )
 
+    def _make_priorities(self) -> FirstPriorities | None:
+        replay = self.experiment.replay
+        if replay is None or self.slots.priority(0) is None:
+            return None
+        clip = self.experiment.learner.reward == "clip"
+        return FirstPriorities(replay.n_step, self.experiment.algorithm.gamma, self.num_envs, clip=clip)
+
     @staticmethod
-    def _answer(actor: Actor, what: str, argument: Any) -> Any:
+    def _answer(actor: Actor, priorities: FirstPriorities | None, what: str, argument: Any) -> Any:
         if what == "state":
-            return actor.state()
+            return actor.state() | ({} if priorities is None else {"priorities": priorities.state()})
         if what == "load_state":
+            if priorities is not None:
+                priorities.load_state(argument["priorities"])
             return actor.load_state(argument)
         raise ValueError(f"an actor is not asked {what!r}")
 

@@ -7,7 +7,7 @@ import numpy as np
 from redline.runtime.crew.region import Region
 
 CLOCK = ("stepping", "acting", "learning", "waiting")  # seconds
-EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "spare_a", "spare_b")  # counts
+EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "discarded", "spare_b")  # counts
 
 
 class Board:
@@ -39,6 +39,7 @@ class Board:
 
     @steps.setter
     def steps(self, value: int) -> None:
+        """Written by the main role alone."""
         self.region.arrays["steps"][0] = value
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.slots import Slots
 from redline.runtime.crew.threads import Crew, ThreadCrew
 from redline.runtime.crew.weights import Publication, WeightStore
+from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.parts import Parts, shares_of
 from redline.runtime.plan import usable_cores
+from redline.types import Episode, Unroll
 
 START = 120.0  # seconds for roles to start and take a saved state
 ANSWER = 2.5  # seconds for an actor to reach the end of its unroll and tell its state
@@ -25,16 +28,28 @@ class Muster:
     """Actors at work and what they share with the learner."""
 
     crew: Crew
-    slots: list[Slots]  # of each actor
+    slots: Sequence[Any]  # of each actor: ``Slots``, or what gives unrolls and episodes like them
     weights: WeightStore
     board: Board
     first_columns: list[int]  # of each actor, among the run's environments
 
-    def utilisation(self, seconds: float) -> float:
-        """Share of ``seconds`` that the actors spent stepping and acting, averaged."""
+    def joined(self, batch: Sequence[tuple[int, int]]) -> Unroll | None:
+        """The unrolls of (actor, slot) pairs, where they lie side by side as one; else they are to be gathered."""
+        return None
+
+    def episodes(self, batch: Sequence[tuple[int, int]]) -> list[Episode]:
+        """The episodes that ended in the slots of (actor, slot) pairs; ``index`` counts the run's environments."""
+        return [
+            Episode(self.first_columns[actor] + episode.index, episode.episode_return, episode.length)
+            for actor, slot in batch
+            for episode in self.slots[actor].episodes(slot)
+        ]
+
+    def utilisation(self, seconds: float) -> dict[str, float]:
+        """Share of ``seconds`` that the roles spent at work: actors stepping and acting, averaged."""
         clocks = [self.board.clock(role) for role in range(len(self.slots))]
         busy = sum(clock["stepping"] + clock["acting"] for clock in clocks)
-        return min(busy / (seconds * len(clocks)), 1.0)
+        return {"actor": min(busy / (seconds * len(clocks)), 1.0)}
 
     def clock(self) -> dict[str, float]:
         """Seconds of all actors together, by ``board.CLOCK``'s names."""
@@ -66,6 +81,13 @@ class Muster:
         self.board.close()
 
 
+def sends_priorities(experiment: Experiment) -> bool:
+    """Whether actors give first priorities: those that run freely beside a prioritised replay. In lock-step, as in one
+    loop, transitions enter with the largest priority."""
+    replay = experiment.replay
+    return bool(uses_replay(experiment) and replay and replay.prioritized and experiment.parallel.queue)
+
+
 def muster_actors(parts: Parts, slots_each: int) -> Muster:
     """Start the experiment's actors, each with ``slots_each`` slots."""
     experiment, learner = parts.experiment, parts.learner
@@ -75,7 +97,7 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
     weights = WeightStore(Publication(learner).sizes, shared=shared)
     sizes = shares_of(experiment.sampler.num_envs, copies)
     first = [0, *itertools.accumulate(sizes)][:copies]
-    length: int = getattr(experiment.algorithm, "unroll", 1)
+    length: int = experiment.parallel.slot or experiment.algorithm.unroll  # type: ignore[union-attr]
     spare = max(1, (usable_cores() - 1) // copies)
     slots = [
         Slots(
@@ -83,6 +105,7 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
             slots_each,
             shared=shared,
             debug=experiment.run.debug,
+            priorities=sends_priorities(experiment),
         )
         for size in sizes
     ]

@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from redline.environments.workers.link import child_settings
+from redline.runtime.crew.bells import Bell
 from redline.runtime.crew.ports import FAILED, NUMBER, REQUEST, ProcessPort, receive, send
 from redline.runtime.crew.threads import Job, work
 from redline.types import RunError
@@ -32,8 +33,8 @@ LIMIT = 5  # failures in a row after which the run ends
 class _Link:
     """One process and its channels."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, torch: bool) -> None:
+        self.job, self.torch = job, torch
         self.failures = 0
         self.due: float | None = None  # when to start it again
         self.partial = b""
@@ -48,7 +49,7 @@ class _Link:
         self.partial, self.due = b"", None
         self.process = context.Process(
             target=main,
-            args=(self.job, bell, pipe, os.getpid()),
+            args=(self.job, bell, pipe, os.getpid(), self.torch),
             daemon=True,
             name=f"redline-{self.job.name}",
         )
@@ -97,14 +98,17 @@ class _Link:
 class ProcessCrew:
     """One spawned process a job. See ``Crew``."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], *, torch: bool = True) -> None:
+        """torch: whether the jobs compute; those that do not start in a fraction of the time and memory."""
         self._selector = selectors.DefaultSelector()
         self._arrived: deque[tuple[int, int]] = deque()
         self._answers: dict[int, Any] = {}
         self._revived: list[int] = []
         self.restarts = 0
-        self._links = [_Link(job) for job in jobs]
+        self._links = [_Link(job, torch) for job in jobs]
         self._closed = False
+        self._wake = Bell()
+        self._selector.register(self._wake.fileno(), selectors.EVENT_READ, None)
         try:
             for role in range(len(jobs)):
                 self._start(role)
@@ -126,6 +130,15 @@ class ProcessCrew:
             with contextlib.suppress(OSError):  # a dead role is noticed by ``wait``
                 link.bell.sendall(NUMBER.pack(number))
 
+    def post(self, number: int) -> None:
+        self._arrived.append((-1, number))
+        self._wake.ring()
+
+    def kill(self, role: int) -> None:
+        process = self._links[role].process
+        if process is not None:
+            process.kill()  # noticed by ``wait``
+
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         deadline = time.monotonic() + timeout
         while True:
@@ -133,9 +146,8 @@ class ProcessCrew:
             left = max(deadline - time.monotonic(), 0.0)
             self._pump(0.0 if self._arrived else min(left, self._until_due()))
             if self._arrived or self._revived or time.monotonic() >= deadline:
-                arrived = list(self._arrived)
-                self._arrived.clear()
-                return arrived
+                # One by one: other threads post meanwhile.
+                return [self._arrived.popleft() for _ in range(len(self._arrived))]
 
     def _until_due(self) -> float:
         waits = [link.due - time.monotonic() for link in self._links if link.due is not None]
@@ -150,6 +162,9 @@ class ProcessCrew:
     def _pump(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
             role = key.data
+            if role is None:
+                self._wake.wait()
+                continue
             link = self._links[role]
             numbers = link.numbers()
             for number in numbers or ():
@@ -213,13 +228,15 @@ class ProcessCrew:
                 link.process.join(max(deadline - time.monotonic(), 0.0))
             link.end()
         self._selector.close()
+        self._wake.close()
 
 
-def main(job: Job, bell: socket.socket, pipe: Connection, parent: int) -> None:
+def main(job: Job, bell: socket.socket, pipe: Connection, parent: int, computes: bool) -> None:
     """What a role's process runs."""
     # Daemons, which end with their parent, may not have children by default; a role's environments may need some.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-    import torch
+    if computes:
+        import torch
 
-    torch.set_num_threads(1)
+        torch.set_num_threads(1)
     work(job, ProcessPort(bell, pipe, parent))

@@ -19,14 +19,24 @@ BY_ENVIRONMENT = ("state", "bootstrap_value")  # fields [B, ...]; all others are
 class Slots:
     """``count`` unrolls [T, B] of one actor, and beside each the episodes that ended in it."""
 
-    def __init__(self, forms: dict[str, Tree], count: int, *, shared: bool, debug: bool = False) -> None:
-        """forms: of ``unroll_forms``."""
+    def __init__(
+        self,
+        forms: dict[str, Tree],
+        count: int,
+        *,
+        shared: bool,
+        debug: bool = False,
+        priorities: bool = False,
+    ) -> None:
+        """forms: of ``unroll_forms``.   priorities: room for f32[T, B] beside each, see ``actors.priorities``."""
         room = int(np.prod(forms["reward"][0]))
         each = {
             "unroll": forms,
             "ended": ((1,), "int64"),
             "episode": ((room, 3), "float64"),  # environment, return, agent steps
         }
+        if priorities:
+            each["priority"] = (forms["reward"][0], "float32")
         self.region = Region({str(number): each for number in range(count)}, shared=shared)
         self.debug = debug
         self.unrolls = [
@@ -49,6 +59,11 @@ class Slots:
         arrays = self.region.arrays[str(number)]
         rows = arrays["episode"][: int(arrays["ended"][0])].tolist()
         return [Episode(int(index), total, int(length)) for index, total, length in rows]
+
+    def priority(self, number: int) -> np.ndarray | None:
+        """The first priorities f32[T, B] beside slot ``number``, or None without room for them."""
+        found: np.ndarray | None = self.region.arrays[str(number)].get("priority")
+        return found
 
     def close(self) -> None:
         """Give up this process's hold."""

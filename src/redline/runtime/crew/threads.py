@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
-
 from redline.runtime.crew.ports import FAILED, REQUEST, Port, ThreadPort
 from redline.types import Interruption, RunError
 
@@ -35,6 +33,12 @@ class Crew(Protocol):
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         """(role, number) of all that came; empty after ``timeout`` seconds. Raises what stopped a role."""
+
+    def post(self, number: int) -> None:
+        """A number for ``wait`` to find, as of role -1: from another thread of the main role."""
+
+    def kill(self, role: int) -> None:
+        """End a role that hangs, by force; it is started again. RunError where there is no such force."""
 
     def ask(self, role: int, what: str, argument: Any = None, timeout: float = 10.0) -> Any:
         """The answer to a request; None where none came in time."""
@@ -66,6 +70,13 @@ class ThreadCrew:
 
     def tell(self, role: int, number: int) -> None:
         self._ports[role].inbox.put((number, None))
+
+    def post(self, number: int) -> None:
+        self._outbox.put((-1, number, None))
+
+    def kill(self, role: int) -> None:
+        name = self._threads[role].name.removeprefix("redline-")
+        raise RunError(f"{name} hangs, and a thread cannot be killed: use parallel.runtime=processes")
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         if not self._arrived:
@@ -112,6 +123,8 @@ class ThreadCrew:
 
 
 def _work(job: Job, port: Port) -> None:
+    import torch  # not above: processes that compute nothing read this file too
+
     torch.set_num_threads(1)  # OpenMP keeps this per thread: a new one would start a team of its own
     work(job, port)
 

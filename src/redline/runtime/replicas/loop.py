@@ -50,12 +50,8 @@ class ReplicaLoop:
         )
         servers = len(self.post.slices) if self.post is not None else 0
         self.memory = Memory(self.copies, servers, shared=shared)
-        self.central: Central = self.memory.make_central(
-            size, servers or self.copies, experiment.learner.optimizer
-        )
+        self.central: Central = self.memory.make_central(size, servers or self.copies, experiment.learner)
         self.central.initialise(learner.flat.cpu())
-        if learner.target is None and parts.algorithm.experience == "replay":
-            learner.make_target()  # shown and saved with the rest
         self.locks = Locks(parallel.servers, shared=shared) if architecture.name == "accel_async" else None
         jobs: list[Any] = [
             ReplicaJob(

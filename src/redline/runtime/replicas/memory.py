@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from redline.learners.config import LearnerConfig
 from redline.learners.exchanges.central import Central, central_forms
 from redline.runtime.crew.board import Board
 from redline.runtime.crew.region import Region
@@ -99,9 +100,9 @@ class Memory:
         self.signs = Region({"pause": ((1,), "int64"), "abandon": ((1,), "int64")}, shared=shared)
         self.central_region: Region | None = None
 
-    def make_central(self, size: int, writers: int, optimizer: str) -> Central:
+    def make_central(self, size: int, writers: int, config: LearnerConfig) -> Central:
         """Add central weights f32[size] and statistics, whose counts have ``writers`` rows."""
-        self.central_region = Region(central_forms(size, writers, optimizer), shared=self.shared)
+        self.central_region = Region(central_forms(size, writers, config), shared=self.shared)
         return self.central()
 
     def central(self) -> Central:

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redline.algorithms.dqn import DQNConfig
 from redline.learners.exchanges.chunks import cut
 from redline.learners.exchanges.parameter_server import Shard
 from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.crew.region import Region
 from redline.runtime.crew.weights import WeightStore
-from redline.runtime.experiment import Experiment
+from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.replicas.locks import Doorbell
 from redline.runtime.replicas.memory import Memory
 from redline.types import Interruption
@@ -114,9 +113,11 @@ class Line:
 
 def target_every(experiment: Experiment) -> int:
     """Server updates between refreshes of the target network: as asked, or as many as the algorithm's steps make."""
-    algorithm = experiment.algorithm
-    if experiment.parallel.target_every or not isinstance(algorithm, DQNConfig):
+    algorithm: Any = experiment.algorithm
+    if experiment.parallel.target_every or not uses_replay(experiment):
         return experiment.parallel.target_every or 60_000  # Nair et al. 2015
+    if getattr(algorithm, "target_every_updates", 0):  # Ape-X counts updates itself
+        return int(algorithm.target_every_updates)
     return max(algorithm.target_every // algorithm.update_every, 1)
 
 

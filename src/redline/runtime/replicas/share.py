@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from redline.algorithms.dqn import DQNConfig
 from redline.architectures.config import ParallelConfig
 from redline.learners.learner import Learner, serial
 from redline.learners.rewards import RewardTransform
-from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.experiment import Experiment, make_algorithm, uses_replay
 from redline.runtime.parts import Parts, Place, build_network, shares_of
 from redline.runtime.plan import usable_cores
 from redline.runtime.pool import Pool
@@ -39,8 +39,9 @@ def share_of(experiment: Experiment, role: int) -> Experiment:
     copies, sampler = experiment.parallel.copies, experiment.sampler
     num_envs = shares_of(sampler.num_envs, copies)[role]
     shards = min(sampler.shards, num_envs)
-    algorithm, replay = experiment.algorithm, experiment.replay
-    if isinstance(algorithm, DQNConfig):
+    replay = experiment.replay
+    algorithm: Any = experiment.algorithm
+    if uses_replay(experiment):
         assert replay is not None
         replay = replace(replay, capacity=max(replay.capacity // copies, 1))
         if lockstep(experiment):
@@ -72,6 +73,7 @@ def place_of(experiment: Experiment, role: int, whole: Callable[[int], int] | No
     starts = getattr(experiment.algorithm, "learning_starts", 0)
     return Place(
         first_column=first_columns(experiment)[role],
+        environments=experiment.sampler.num_envs,
         stride=experiment.sampler.num_envs if together else 0,
         head_start=0 if together else starts - starts // copies,
         whole=None if together else whole,
@@ -110,4 +112,6 @@ def share_parts(
         )
     else:
         learner.rewards = RewardTransform(config.reward, share.sampler.num_envs, share.algorithm.gamma)
-    return Parts(share, spec, algorithm, learner, pool, place)
+    if algorithm.target_network and learner.target is None:
+        learner.make_target()
+    return Parts(share, spec, algorithm, learner, pool, place=place)

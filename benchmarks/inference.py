@@ -1,0 +1,202 @@
+"""The inference engine, measured: alternation, workers that only wait, and sampling beside the actor of one process.
+
+    python benchmarks/inference.py [alternating waiting sampling ...] [--seconds 4] [--workers 64 256]
+
+Nobody learns: a slot that is handed in is handed out again at once, so this is what the engine can do, not a run.
+
+    alternating  environments that sleep 10 ms around inference that sleeps 10 ms more: milliseconds from one batch to
+                 the next, in two groups that take turns and in one. In turns the two hide each other: about 10, not 20.
+    waiting      W workers whose environment sleeps 5 ms, around one server: steps/s beside W times those of one
+                 worker, and beside W / 5 ms, which no engine reaches (a sleep is longer than it says).
+    sampling     agent steps/s of CartPole (NumPy, 16 in a batch) and Pong (16 games): the actor of one process with the
+                 server's groups, then lock-step (the same bits), then whoever is ready.
+
+One JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from redline import api
+from redline.actors import Actor, allocate
+from redline.runs.provenance import provenance
+from redline.runtime.parts import Parts, assemble
+from redline.runtime.plan import first_seed, usable_cores
+from redline.runtime.serving.job import InferenceJob
+from redline.runtime.serving.muster import ServerMuster, muster_server
+from redline.runtime.training import one_thread_each
+
+SLEEPING = "benchmarks.sleeping:Sleeping"
+UNROLL = 20
+PRECISION = "learner.precision=fp32"
+
+
+@contextlib.contextmanager
+def engine(environment: str, queue: int, *overrides: str) -> Iterator[tuple[Parts, ServerMuster]]:
+    """A server with its workers, all slots handed out."""
+    fixed = [PRECISION, "parallel.architecture=seed", "parallel.queue=0", f"algorithm.unroll={UNROLL}"]
+    parts = assemble(api.make_experiment(environment, "a2c", overrides=[*fixed, *overrides]))
+    parallel = replace(parts.experiment.parallel, queue=queue)  # nobody learns: lag is of no account
+    parts.experiment = replace(parts.experiment, parallel=parallel)
+    muster = muster_server(parts, 1 + queue)
+    try:
+        for worker in range(parallel.copies):
+            for slot in range(1 + queue):
+                muster.crew.tell(worker, slot)
+        yield parts, muster
+    finally:
+        muster.close()
+        parts.close()
+
+
+def rate(parts: Parts, muster: ServerMuster, seconds: float) -> float:
+    """Agent steps/s, once every worker has handed in two unrolls."""
+    workers = parts.experiment.parallel.copies
+    lock_step, rest = parts.experiment.parallel.queue == 0, []
+    seen = steps = 0
+    begin: float | None = None
+    while begin is None or time.perf_counter() - begin < seconds:
+        for worker, slot in muster.crew.wait(0.5):
+            seen += 1
+            if begin is not None:
+                steps += muster.slots[worker].unrolls[slot].reward.numel()
+            rest.append((worker, slot))
+        if lock_step and len(rest) < workers:
+            continue  # as a learner at lag zero: all go back together
+        for key in rest:
+            muster.crew.tell(*key)
+        rest.clear()
+        if begin is None and seen >= 2 * workers:
+            begin = time.perf_counter()
+    return steps / (time.perf_counter() - begin)
+
+
+def waiting(workers: list[int], seconds: float, *overrides: str) -> dict[str, Any]:
+    """Steps/s of workers that only wait."""
+    each: dict[str, Any] = {}
+    one = 0.0
+    for count in [1, *workers]:
+        settings = [f"parallel.copies={count}", f"sampler.num_envs={count}", "parallel.runtime=processes"]
+        with engine(SLEEPING, 1, *settings, *overrides) as (parts, muster):
+            got = rate(parts, muster, seconds)
+            busy = muster.board.clock(0)["acting"]
+        one = one or got
+        each[str(count)] = {
+            "steps_per_second": round(got),
+            "of_one_times_workers": round(got / (one * count), 3),
+            "of_5_ms": round(got * 0.005 / count, 3),
+            "seconds_acting": round(busy, 2),
+        }
+    return each
+
+
+class _SlowJob(InferenceJob):
+    """An inference server whose forward pass takes 10 ms more, and who notes when it begins."""
+
+    begins: list[float]
+
+    def _loop(self, desk: Any) -> Any:
+        loop = super()._loop(desk)
+        act, begins = loop.server.algorithm.act, self.begins
+
+        def slow(network: Any, x: Any) -> Any:
+            begins.append(time.perf_counter())
+            time.sleep(0.010)
+            return act(network, x)
+
+        loop.server.algorithm.act = slow
+        return loop
+
+
+def alternating(seconds: float) -> dict[str, float]:
+    """Median milliseconds from one batch served to the next."""
+    from redline.runtime.serving import muster as module
+
+    found = {}
+    original = module.InferenceJob
+    for groups in (2, 1):
+        _SlowJob.begins = []
+        module.InferenceJob = _SlowJob  # type: ignore[misc]
+        try:
+            settings = ["parallel.copies=4", "sampler.num_envs=4", "parallel.runtime=threads"]
+            slow = "environment.kwargs.seconds=0.010"
+            with engine(SLEEPING, 0, *settings, slow, f"sampler.groups={groups}") as (parts, muster):
+                rate(parts, muster, seconds)
+        finally:
+            module.InferenceJob = original  # type: ignore[misc]
+        gaps = [b - a for a, b in itertools.pairwise(_SlowJob.begins)]
+        found["in_turns" if groups == 2 else "in_one_group"] = round(1000 * statistics.median(gaps), 2)
+    return found
+
+
+def in_process(environment: str, seconds: float, groups: int, *overrides: str) -> float:
+    """Agent steps/s of the actor of one process."""
+    settings = [
+        PRECISION,
+        f"sampler.groups={groups}",
+        "sampler.shards=1",
+        f"algorithm.unroll={UNROLL}",
+        *overrides,
+    ]
+    parts = assemble(api.make_experiment(environment, "a2c", overrides=settings))
+    envs = parts.experiment.sampler.num_envs
+    unroll = allocate(parts.algorithm, parts.learner.acting, parts.spec, UNROLL, envs)
+    actor = Actor(parts.make_environments()[0], parts.algorithm, parts.learner.acting, seed=first_seed(0))
+    try:
+        actor.collect(unroll, 0, 0)
+        begin, steps = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            actor.collect(unroll, steps, 0)
+            steps += unroll.reward.numel()
+        return steps / (time.perf_counter() - begin)
+    finally:
+        actor.close()
+        parts.close()
+
+
+def sampling(seconds: float) -> dict[str, Any]:
+    """The engine beside the actor of one process: CartPole, and Pong where ale-py is installed."""
+    found: dict[str, Any] = {}
+    envs = "sampler.num_envs=16"
+    for environment in ("CartPole-v1", "ALE/Pong-v5"):
+        each: dict[str, float] = {"one_process": round(in_process(environment, seconds, 2, envs))}
+        for name, queue, copies in (("lock_step", 0, 2), ("whoever_is_ready", 1, 4)):
+            settings = [envs, f"parallel.copies={copies}", "parallel.runtime=threads"]
+            with engine(environment, queue, *settings) as (parts, muster):
+                each[name] = round(rate(parts, muster, seconds))
+        found[environment] = each
+    return found
+
+
+def main() -> None:
+    """Measure what is asked for and print it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", default=["alternating", "waiting", "sampling"])
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--workers", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--set", nargs="*", default=[], help="overrides for the part `waiting`")
+    arguments = parser.parse_args()
+    found: dict[str, Any] = {"cores": usable_cores(), "provenance": provenance()}
+    with one_thread_each():
+        if "alternating" in arguments.parts:
+            found["milliseconds_between_batches"] = alternating(arguments.seconds)
+        if "waiting" in arguments.parts:
+            found["waiting"] = waiting(arguments.workers, arguments.seconds, *arguments.set)
+        if "sampling" in arguments.parts:
+            found["sampling"] = sampling(arguments.seconds)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

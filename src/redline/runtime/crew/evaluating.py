@@ -1,0 +1,79 @@
+"""The evaluator's job: play greedy episodes with published weights while training goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from redline.runtime.crew.acting import ActingNetwork
+from redline.runtime.crew.ports import Port
+from redline.runtime.crew.processes import ProcessCrew
+from redline.runtime.crew.region import Region
+from redline.runtime.crew.threads import Crew, ThreadCrew
+from redline.runtime.crew.weights import Publication, WeightStore
+from redline.runtime.evaluate import evaluate
+from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.parts import Parts
+from redline.types import Spec
+
+
+@dataclass
+class EvaluatorJob:
+    """What an evaluator needs to know."""
+
+    experiment: Experiment
+    spec: Spec
+    weights: WeightStore
+    returns: Region  # f64[episodes]
+    seed: int
+    name: str = "evaluator"
+
+    def run(self, port: Port) -> None:
+        """Play with the newest weights for each number that comes, and send it back when the returns are there."""
+        algorithm = make_algorithm(self.experiment, self.spec)
+        network = ActingNetwork(self.experiment, self.spec, algorithm.network_kind)
+        returns = self.returns.arrays["returns"]
+        while True:
+            number = port.get()
+            self.weights.read(network.views)
+            episodes = evaluate(self.experiment, algorithm, network.module, len(returns), self.seed)
+            returns[:] = [episode.episode_return for episode in episodes]
+            port.put(number)
+
+
+class Evaluator:
+    """An evaluator beside a run: ``ask`` hands it the newest weights, ``answer`` is what it found, once it has."""
+
+    def __init__(self, parts: Parts, seed: int) -> None:
+        run = parts.experiment.run
+        shared = parts.experiment.parallel.runtime == "processes"
+        self._publication = Publication(parts.learner)
+        self._weights = WeightStore(self._publication.sizes, shared=shared)
+        self._returns = Region({"returns": ((run.evaluate_episodes,), "float64")}, shared=shared)
+        job: Any = EvaluatorJob(parts.experiment, parts.spec, self._weights, self._returns, seed)
+        self._crew: Crew = ProcessCrew([job]) if shared else ThreadCrew([job])
+        self._asked: int | None = None  # agent steps of the weights that are being judged
+
+    def ask(self, steps: int) -> bool:
+        """Judge the newest weights, of ``steps`` agent steps; False while it is still busy with older ones."""
+        if self._asked is not None:
+            return False
+        self._weights.publish(self._publication.views(), steps)
+        self._crew.tell(0, 0)
+        self._asked = steps
+        return True
+
+    def answer(self, timeout: float = 0.0) -> tuple[int, list[float]] | None:
+        """(agent steps of the weights, returns) when it is done, else None."""
+        if self._asked is None or not self._crew.wait(timeout):
+            if self._crew.revived() and self._asked is not None:  # it was killed: ask its successor
+                self._crew.tell(0, 0)
+            return None
+        steps, self._asked = self._asked, None
+        return steps, self._returns.arrays["returns"].tolist()
+
+    def close(self) -> None:
+        """End it. Safe to call twice."""
+        self._crew.close()
+        self._weights.close()
+        self._returns.close()

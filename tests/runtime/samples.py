@@ -1,0 +1,42 @@
+"""Environments for runtimes to be tried with."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+_made = itertools.count()
+
+
+class Uneven(gymnasium.Env[np.ndarray, int]):
+    """Every second copy made in a process sleeps at each step."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.slow = next(_made) % 2 == 1
+        self.left = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.left = 10
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self.slow:
+            time.sleep(0.002)
+        self.left -= 1
+        observation = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        return observation, float(action), self.left == 0, False, {}
+
+
+def make_uneven() -> gymnasium.Env[np.ndarray, int]:
+    """One copy."""
+    return Uneven()

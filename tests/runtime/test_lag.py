@@ -1,0 +1,103 @@
+"""Lag is measured from what unrolls are stamped with, and keeps to the bound that the architecture states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import redline
+from redline import api
+from redline.types import Gauges, Progress, UserError
+
+COMMON = [
+    "run.tensorboard=false",
+    "parallel.architecture=impala",
+    "parallel.runtime=threads",
+    "algorithm.unroll=8",
+]
+
+
+class Watch(api.Quiet):
+    """Keeps the last gauges."""
+
+    gauges = Gauges()
+
+    def update(self, progress: Progress) -> None:
+        self.gauges = progress.gauges
+
+
+def gauges(tmp_path: Path, *overrides: str, steps: int = 4000) -> Gauges:
+    watch = Watch()
+    settings: dict[str, Any] = {"steps": steps, "folder": str(tmp_path), "overrides": [*COMMON, *overrides]}
+    redline.train("CartPole-v1", "impala", observer=watch, **settings)
+    return watch.gauges
+
+
+def test_without_a_queue_lag_is_zero(tmp_path: Path) -> None:
+    found = gauges(tmp_path, "parallel.copies=2", "parallel.queue=0")
+    assert found.lag_bound == 0
+    assert found.lag == {"mean": 0.0, "p95": 0.0, "max": 0.0}
+
+
+@pytest.mark.parametrize(("copies", "queue", "batch"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (4, 1, 1)])
+def test_lag_is_above_zero_and_within_its_bound(tmp_path: Path, copies: int, queue: int, batch: int) -> None:
+    found = gauges(
+        tmp_path, f"parallel.copies={copies}", f"parallel.queue={queue}", f"parallel.batch={batch}"
+    )
+    assert found.lag_bound is not None
+    assert 0 < found.lag["mean"] <= found.lag["max"] <= found.lag_bound
+
+
+@pytest.mark.parametrize("late", ["wait", "drop"])
+def test_a_slow_actor_does_not_break_the_bound(tmp_path: Path, late: str) -> None:
+    """One environment in eight sleeps: its actor is many times slower than the other."""
+    watch = Watch()
+    redline.train(
+        "tests.runtime.samples:make_uneven",
+        "impala",
+        steps=3000,
+        folder=str(tmp_path),
+        observer=watch,
+        overrides=[
+            *COMMON,
+            "parallel.copies=2",
+            "parallel.batch=1",
+            "sampler.num_envs=2",
+            f"parallel.late={late}",
+        ],
+    )
+    assert watch.gauges.lag_bound == 3
+    assert watch.gauges.lag["max"] <= 3
+
+
+def test_delayed_weights_are_as_late_as_asked(tmp_path: Path) -> None:
+    found = gauges(tmp_path, "parallel.copies=1", "parallel.queue=0", "parallel.delay=10")
+    assert found.lag_bound == 10
+    assert found.lag["max"] == found.lag["p95"] == 10
+
+
+def test_normalised_rewards_need_batches_that_hold_every_environment_in_order(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"learner.reward=normalize .* set parallel.queue=0"):
+        gauges(tmp_path, "parallel.copies=2", "parallel.queue=1", "learner.reward=normalize")
+
+
+def test_gauges_reach_the_metrics_of_the_run(tmp_path: Path) -> None:
+    overrides = [*COMMON, "parallel.copies=2", "parallel.queue=1"]
+    run = redline.train("CartPole-v1", "impala", steps=2000, folder=str(tmp_path), overrides=overrides)
+    last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < last["roles/actor"] <= 1
+    assert 0 < last["roles/learner"] <= 1
+    assert 0 <= last["queue/unrolls"] <= 4
+    assert 0 < last["lag/mean"] <= last["lag/p95"] <= last["lag/max"] <= last["lag/bound"] == 2
+    assert not {name for name in last if name.startswith("loss/lag_m") and name != "loss/lag_max"}
+    assert {"time/waiting", "time/learning", "time/other"} <= last.keys()
+
+
+def test_gauges_by_the_names_of_the_metrics() -> None:
+    assert Gauges().metrics() == {}
+    assert Gauges(replay_ratio=8.0).metrics() == {"replay_ratio": 8.0}
+    found = Gauges({"actor": 0.5}, {"unrolls": 3.0}, {"unrolls": 4.0}, {"mean": 1.0}, lag_bound=2)
+    assert found.metrics() == {"roles/actor": 0.5, "queue/unrolls": 3.0, "lag/mean": 1.0, "lag/bound": 2.0}
