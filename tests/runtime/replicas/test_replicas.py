@@ -60,7 +60,10 @@ def test_staleness_is_recorded_and_its_mean_is_about_the_number_of_other_copies(
             assert lags.sum() >= 1500
             assert lags[1:].sum() > 0, "not all gradients were fresh"
             mean = float(lags @ np.arange(len(lags)) / lags.sum())
-            assert mean == pytest.approx(copies - 1, abs=1.0)
+            if architecture == "gorila":  # what is applied while a bundle wakes up to fetch makes nothing stale
+                assert 0.1 < mean <= copies - 1 + 0.2
+            else:  # every update of another falls between just one pull and its push
+                assert mean == pytest.approx(copies - 1, abs=0.3)
             assert loop.gauges().lag["mean"] == pytest.approx(mean, abs=0.2)
         finally:
             loop.close()
@@ -278,3 +281,54 @@ def test_the_shared_weights_are_the_runs_learners(tmp_path: Path) -> None:
         finally:
             loop.close()
             parts.close()
+
+
+SMALL = {
+    "ppo": [],
+    "a2c": [],
+    "dqn": ["algorithm.learning_starts=200"],
+    "impala": ["algorithm.unroll=10"],
+    "appo": ["algorithm.unroll=10", "algorithm.minibatches=2"],
+    "n_step_q": ["algorithm.target_every=200"],
+    "apex": [
+        "algorithm.learning_starts=200",
+        "algorithm.update_every=8",
+        "algorithm.target_every_updates=20",
+    ],
+}
+
+
+@pytest.mark.parametrize("architecture", ["a3c", "accel_async", "accel_sync", "gorila"])
+@pytest.mark.parametrize("recipe", SMALL)
+def test_every_algorithm_runs_in_copies(tmp_path: Path, recipe: str, architecture: str) -> None:
+    run = redline.train(
+        "CartPole-v1",
+        recipe,
+        steps=1024,
+        folder=str(tmp_path),
+        overrides=[*on(architecture, 2), *SMALL[recipe]],
+    )
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    learner = loaded.state["learner"]
+    assert learner["version"] > 0
+    assert torch.isfinite(learner["weights"]).all()
+    if learner["target"] is not None:
+        assert not torch.equal(learner["target"], learner["weights"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "steps", "least"),
+    [("a3c", 100_000, 120), ("gorila", 30_000, 80), ("accel_sync_ppo", 30_000, 120)],
+)
+def test_copies_learn_to_balance_the_pole(tmp_path: Path, recipe: str, steps: int, least: float) -> None:
+    run = redline.train(
+        "CartPole-v1",
+        recipe,
+        steps=steps,
+        seed=1,
+        folder=str(tmp_path),
+        overrides=[*COMMON, "parallel.runtime=threads", "parallel.copies=2", f"run.stop_at_return={least}"],
+    )
+    assert run.mean_return >= least
