@@ -28,7 +28,14 @@ class ParallelConfig:
     )
     delay: int = 0  # batches by which actors get weights late, to study what lag does
     servers: int = (
-        1  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)
+        0  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)
+    )
+    fetch_every: int = 1  # gradients a bundle sends between fetches of the weights (gorila)
+    target_every: int = (
+        0  # server updates between target networks (gorila); 0: as many as the algorithm's steps make
+    )
+    collective: Literal["auto", "shared", "torch"] = (
+        "auto"  # where copies that step together meet: shared memory, or torch.distributed (accel_sync)
     )
     max_staleness: int | None = None  # updates; gradients older than this are rejected (gorila)
     outlier: float | None = (
@@ -36,10 +43,21 @@ class ParallelConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("copies", "queue", "batch", "delay", "slot", "hosts", "max_batch", "max_wait"):
+        for name in (
+            "copies",
+            "queue",
+            "batch",
+            "delay",
+            "slot",
+            "hosts",
+            "max_batch",
+            "max_wait",
+            "servers",
+            "target_every",
+        ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("servers", "publish_every"):
+        for name in ("fetch_every", "publish_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.replay_ratio is not None and self.replay_ratio <= 0:

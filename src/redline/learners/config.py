@@ -10,7 +10,7 @@ from typing import Literal
 class LearnerConfig:
     """How gradients become weights. Algorithm numbers (clip, gamma, ...) live with their algorithm."""
 
-    optimizer: Literal["adam", "rmsprop", "adagrad"] = "adam"
+    optimizer: Literal["adam", "rmsprop", "adagrad", "sgd"] = "adam"
     learning_rate: float = 2.5e-4
     anneal: bool = False  # learning rate falls linearly to 0 over the run
     epsilon: float = 1e-5  # added to the optimiser's denominator

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from redline.learners import optimizers
 from redline.learners.config import LearnerConfig
+from redline.learners.exchange import Alone, Exchange
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing
 from redline.learners.rewards import RewardTransform
@@ -37,6 +38,9 @@ Parallel = Callable[
 def serial(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run tasks one after the other: the reference for every other way of running them."""
     return [task() for task in tasks]
+
+
+_NO_LOSS = torch.full((), torch.nan)  # of a step whose gradients came without one
 
 
 class Learner:
@@ -78,6 +82,9 @@ class Learner:
         self.version = 0
         self.steps = 0  # agent steps of the whole run, as far as ``set_progress`` was told
         self.target_steps = 0  # the same when the target network was last copied
+        self.exchange: Exchange = Alone()  # makes new weights of ``gradient``; see ``share``
+        self.samples = 0  # behind the gradient being made: the length of the index last given to ``split``
+        self.loss = torch.zeros(())  # f32[] of the newest step, before it
         self.learning_rate = config.learning_rate
         self.stop: Callable[[], bool] = bool  # asked before every step; True raises ``Interruption``
         self._leaves = [list(net.parameters()) for net in self._networks]
@@ -94,14 +101,19 @@ class Learner:
         piece = slice(tiles[0].start, tiles[-1].stop)
         weights = nn.Parameter(self.flat[piece])
         weights.grad = self.gradient[piece]
-        config = self.config
         # A recorded graph reads the rate from memory; a plain number would be frozen into it.
         rate: Any = (
             torch.tensor(self.learning_rate, device=self.device) if self.graphs else self.learning_rate
         )
         if self._fused is not None:
-            return self._fused.FusedAdam([weights], lr=rate, eps=config.epsilon)
-        return optimizers.make(config, weights, rate, capturable=self.graphs)
+            return self._fused.FusedAdam([weights], lr=rate, eps=self.config.epsilon)
+        return optimizers.make(self.config, weights, rate, capturable=self.graphs)
+
+    def share(self, exchange: Exchange) -> None:
+        """From now on gradients become weights by ``exchange``, in company with other learners."""
+        self.exchange = exchange
+        self.graphs = False  # a recording cannot wait for anyone
+        self.rewards.pool = exchange.pool
 
     def set_progress(self, fraction: float, steps: int | None = None) -> None:
         """Tell the learner what share of the run is done, for schedules, and how many agent steps of all actors."""
@@ -124,12 +136,26 @@ class Learner:
         """Make the target network's parameters equal the online ones, bit for bit."""
         assert self.target is not None, "make_target comes first"
         self.target_steps = self.steps
+        if self.exchange.refresh_target(self):
+            return
         self._target.copy_(self.compute)
         for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
             mine.copy_(theirs)
 
+    def adopt(self, weights: Tensor) -> None:
+        """Go on with ``weights`` f32[P], such as those that learners share."""
+        self.flat.copy_(weights)
+        if self.compute is not self.flat:
+            self.compute.copy_(self.flat)
+
+    def adopt_target(self, weights: Tensor) -> None:
+        """Make the target network's parameters ``weights`` f32[P]."""
+        assert self.target is not None, "make_target comes first"
+        self._target.copy_(weights)
+
     def split(self, index: Tensor) -> list[Tensor]:
         """Cut sample indices i64[N] into one piece per shard (none empty)."""
+        self.samples = len(index)
         return list(index.tensor_split(min(self.shards, len(index)))) if self.shards > 1 else [index]
 
     def scalar(self, value: float) -> Any:
@@ -160,40 +186,46 @@ class Learner:
             self.version += 1
             return recorded(parts[0]())
         shares = weights or [1.0 / len(parts)] * len(parts)
-        direct = None if self.config.compile else direct
+        if self.config.compile or self.exchange.needs_loss:
+            direct = None
         tasks = [
             partial(self._differentiate, k, loss, part, shares[k], direct) for k, part in enumerate(parts)
         ]
         done = self._parallel(tasks)
-        norm = self._apply([gradients for gradients, _ in done])
+        norm = self._gather([gradients for gradients, _, _ in done])
+        self.loss = done[0][2] if len(done) == 1 else sum(total for _, _, total in done)
+        metrics = self.exchange.step(self, norm, _merge([metrics for _, metrics, _ in done], shares))
         self.version += 1
-        return _merge([metrics for _, metrics in done], shares) | {"gradient_norm": norm}
+        return metrics
 
     def _whole_step(self, loss: Loss, batch: Any) -> Metrics:
-        gradients, metrics = self._differentiate(0, loss, lambda: batch, 1.0)
-        return metrics | {"gradient_norm": self._apply([gradients])}
+        gradients, metrics, _ = self._differentiate(0, loss, lambda: batch, 1.0)
+        return self.exchange.step(self, self._gather([gradients]), metrics)
 
     def _differentiate(
         self, shard: int, loss: Loss, part: Part, weight: float, direct: Direct | None = None
-    ) -> tuple[tuple[Tensor, ...], Metrics]:
+    ) -> tuple[tuple[Tensor, ...], Metrics, Tensor]:
         batch = part()
         if direct is not None and (found := direct(self._networks[shard], batch, weight)) is not None:
-            return found
+            return *found, _NO_LOSS
         total, metrics = loss(self._forward[shard], batch)
         total = total * weight if weight != 1.0 else total
-        return torch.autograd.grad(total, self._leaves[shard]), metrics
+        return torch.autograd.grad(total, self._leaves[shard]), metrics, total.detach()
 
-    def _apply(self, gradients: Sequence[tuple[Tensor, ...]]) -> Tensor:
-        """Sum the shards' gradients, clip by global norm, step: each thread its own piece of the flat buffer."""
+    def _gather(self, gradients: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Sum the shards' gradients into ``gradient``, each thread its own piece; returns the norm, a scalar."""
         if len(self._tiles) == 1:
             torch._foreach_copy_(self._views, list(gradients[0]))
-            norm = torch.linalg.vector_norm(self.gradient)
-            self._clip_and_step(0, norm)
-            return norm
+            return torch.linalg.vector_norm(self.gradient)
         squares = self._parallel([partial(self._reduce, tiles, gradients) for tiles in self._tiles])
-        norm = torch.stack(squares).sum().sqrt()
-        self._parallel([partial(self._clip_and_step, k, norm) for k in range(len(self._tiles))])
-        return norm
+        return torch.stack(squares).sum().sqrt()
+
+    def clip_and_step(self, norm: Tensor) -> None:
+        """Scale ``gradient``, of global norm ``norm``, to the limit where it exceeds it, and step by it."""
+        if len(self._tiles) == 1:
+            self._clip_and_step(0, norm)
+        else:
+            self._parallel([partial(self._clip_and_step, k, norm) for k in range(len(self._tiles))])
 
     def _reduce(self, tiles: list[Tile], gradients: Sequence[tuple[Tensor, ...]]) -> Tensor:
         """Sum a worker's tiles over the shards into ``gradient``; returns the sum of squares, a scalar."""
@@ -249,8 +281,9 @@ class Learner:
         self.rewards.load_state(state["rewards"])
         self.version = int(state["version"])
         if self.target is not None:
-            self.copy_target()
             self._target.copy_(state["target"])
+            for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
+                mine.copy_(theirs)
             self.target_steps = int(state.get("target_steps", 0))
 
 

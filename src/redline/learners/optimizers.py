@@ -5,7 +5,7 @@ Neither waits for a number from the device: both can be recorded as CUDA graphs,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -92,6 +92,8 @@ def make(config: LearnerConfig, weights: nn.Parameter, lr: float | Tensor, *, ca
     """The optimiser that a configuration names; ``capturable``: its steps will be recorded as a CUDA graph."""
     if config.optimizer == "adam":
         return torch.optim.Adam([weights], lr=lr, eps=config.epsilon, fused=True, capturable=capturable)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD([weights], lr=lr)
     if config.optimizer == "adagrad":
         return Adagrad([weights], lr, epsilon=config.epsilon)
     if config.epsilon_inside:
@@ -112,3 +114,55 @@ def make(config: LearnerConfig, weights: nn.Parameter, lr: float | Tensor, *, ca
         momentum=config.momentum,
         capturable=capturable,
     )
+
+
+def statistics_of(config: LearnerConfig) -> tuple[str, ...]:
+    """What a configuration's optimiser keeps of the past for every coordinate, by name. Steps are counted apart."""
+    if config.optimizer == "adam":
+        return ("exp_avg", "exp_avg_sq")
+    if config.optimizer == "sgd":
+        return ()
+    if config.optimizer == "adagrad":
+        return ("square",)
+    inside = config.epsilon_inside
+    centered, momentum = ("mean", "momentum") if inside else ("grad_avg", "momentum_buffer")
+    return (
+        "square" if inside else "square_avg",
+        *[centered] * config.centered,
+        *[momentum] * (config.momentum > 0),
+    )
+
+
+def shared_optimizer(
+    config: LearnerConfig, weights: Tensor, gradient: Tensor, statistics: Mapping[str, Tensor]
+) -> Any:
+    """The configured optimiser stepping ``weights`` f32[N] in place by ``gradient`` f32[N].
+
+    Its per-coordinate ``statistics`` (f32[N] by the names of ``statistics_of``) are the tensors given, in place too, so
+    whoever has the same memory shares them. Adam's count of steps is this optimiser's own.
+    """
+    parameter = nn.Parameter(weights)
+    parameter.grad = gradient
+    made = make(config, parameter, config.learning_rate, capturable=False)
+    names = statistics_of(config)
+    if names:
+        made.state[parameter] = {"step": torch.zeros(()), **{name: statistics[name] for name in names}}
+    return made
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Change the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def steps_of(optimizer: torch.optim.Optimizer) -> float:
+    """Steps that an optimiser of one parameter has counted: Adam's t."""
+    return max((float(each["step"]) for each in optimizer.state.values() if "step" in each), default=0.0)
+
+
+def set_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:
+    """Go on as after ``steps`` steps."""
+    for each in optimizer.state.values():
+        if "step" in each:
+            each["step"].fill_(steps)

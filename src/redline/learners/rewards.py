@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from redline.ops.moments import Pool, pooled_moments
+
 
 class RewardTransform:
     """Raw rewards f32[T, B] in, rewards to learn from out. Its statistics are part of the learner's state.
@@ -20,6 +22,7 @@ class RewardTransform:
         self.returns = torch.zeros(
             num_envs, dtype=torch.float64
         )  # f64[B] discounted so far, reset with the episode
+        self.pool: Pool | None = None  # sums over learners who share these moments
         self.count, self.mean, self.square = 1e-4, 0.0, 1e-4  # Welford-style moments; variance starts at 1
 
     def __call__(self, reward: Tensor, done: Tensor) -> Tensor:
@@ -44,9 +47,14 @@ class RewardTransform:
 
     def _merge(self, batch: Tensor) -> None:
         """Chan's parallel update of the moments with a batch of returns."""
-        count, mean = batch.numel(), float(batch.mean())
+        count: float = batch.numel()
+        if self.pool is None:
+            mean, variance = float(batch.mean()), float(batch.var(correction=0))
+        else:
+            count, *moments = pooled_moments(batch.reshape(-1, 1), self.pool)
+            mean, variance = (float(x) for x in moments)
         delta, total = mean - self.mean, self.count + count
-        self.square += float(batch.var(correction=0)) * count + delta**2 * self.count * count / total
+        self.square += variance * count + delta**2 * self.count * count / total
         self.mean += delta * count / total
         self.count = total
 

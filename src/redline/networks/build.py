@@ -22,6 +22,7 @@ from redline.networks.observations import Part, parts
 from redline.networks.tanh import PolicyValue
 from redline.networks.torsos import SeparateDense, Torso, check_torso, policy_value_torso
 from redline.ops import distributions
+from redline.ops.moments import Pool
 from redline.types import Output, Spec, Tree, UserError, tree_leaves
 
 KINDS = ("actor_critic", "q")
@@ -76,12 +77,12 @@ class Observer(nn.Module):
             inputs[key] = normalizer(inputs[key])
         return inputs
 
-    def update_normalizer(self, observation: Tree) -> None:
+    def update_normalizer(self, observation: Tree, pool: Pool | None = None) -> None:
         """Merge observations [..., *space.shape] (any leading axes) into the running statistics, if there are any."""
         for key, normalizer in self._normalizers():
             part = self.observed[key]
             x = part.of(observation)
-            normalizer.update(part.prepare(x.flatten(0, x.dim() - len(part.space.shape or ()) - 1)))
+            normalizer.update(part.prepare(x.flatten(0, x.dim() - len(part.space.shape or ()) - 1)), pool)
 
 
 class ActorCritic(nn.Module):
@@ -109,9 +110,9 @@ class ActorCritic(nn.Module):
         """Zero recurrent state, f32[batch, core_size] each, or None."""
         return None if self.core is None else self.core.initial_state(batch)
 
-    def update_normalizer(self, observation: Tree) -> None:
+    def update_normalizer(self, observation: Tree, pool: Pool | None = None) -> None:
         """Merge observations [T, B, ...] into the running statistics, if there are any."""
-        self.observer.update_normalizer(observation)
+        self.observer.update_normalizer(observation, pool)
 
     def closed_form(self) -> PolicyValue | None:
         """Policy and value without a graph, where the gradients are written down; None where autograd must find them.
@@ -164,9 +165,9 @@ class ActionValue(nn.Module):
         """Zero recurrent state, f32[batch, core_size] each, or None."""
         return None if self.core is None else self.core.initial_state(batch)
 
-    def update_normalizer(self, observation: Tree) -> None:
+    def update_normalizer(self, observation: Tree, pool: Pool | None = None) -> None:
         """Merge observations [T, B, ...] into the running statistics, if there are any."""
-        self.observer.update_normalizer(observation)
+        self.observer.update_normalizer(observation, pool)
 
     def forward(self, observation: Tree, state: Tree, reset: Tensor) -> tuple[Output, Tree]:
         """Observation [T, B, ...], state [B, ...] or None, reset bool[T, B] -> output [T, B, ...], next state."""

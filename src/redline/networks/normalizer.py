@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from redline.ops.moments import Pool, pooled_moments
+
 
 class ObservationNormalizer(nn.Module):
     """(x - mean) / sqrt(variance + 1e-8), clipped to +-10, per element of an observation f32[...].
@@ -33,10 +35,18 @@ class ObservationNormalizer(nn.Module):
         return ((x - self.mean) * self.inverse_std).clamp(low, high)
 
     @torch.no_grad()
-    def update(self, batch: Tensor) -> None:
-        """Merge the statistics of a batch [N, ...] (Chan et al. 1979, parallel variance)."""
-        variance, mean = torch.var_mean(batch.float(), 0, correction=0)
-        new, old = len(batch), self.count.to(mean.dtype)
+    def update(self, batch: Tensor, pool: Pool | None = None) -> None:
+        """Merge the statistics of a batch [N, ...] (Chan et al. 1979, parallel variance).
+
+        pool: sums over learners whose batches count as one; see ``ops.moments``.
+        """
+        new: float = len(batch)
+        if pool is None:
+            variance, mean = torch.var_mean(batch.float(), 0, correction=0)
+        else:
+            new, *moments = pooled_moments(batch, pool)
+            mean, variance = (x.to(self.mean) for x in moments)
+        old = self.count.to(mean.dtype)
         total = old + new
         share = new / total
         delta = mean - self.mean
@@ -45,4 +55,4 @@ class ObservationNormalizer(nn.Module):
         self.variance.lerp_(variance, share).add_(delta.square() * (share * (1 - share)))
         self.inverse_std.copy_((self.variance + self.epsilon).rsqrt())
         self.limit.copy_(torch.tensor([-self.clip, self.clip]))
-        self.count.add_(new)
+        self.count.add_(int(new))

@@ -27,6 +27,14 @@ from redline.recipes.actor_learner import (
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
 from redline.recipes.general import a2c, dqn, ppo, ppo_lstm
 from redline.recipes.mujoco import ppo_mujoco
+from redline.recipes.replicas import (
+    accel_async_a2c,
+    accel_async_dqn,
+    accel_async_ppo,
+    accel_sync_a2c,
+    accel_sync_dqn,
+    accel_sync_ppo,
+)
 from redline.runtime.experiment import Experiment
 from redline.types import UserError
 
@@ -58,6 +66,12 @@ RECIPES: dict[str, Recipe] = {
     "seed_atari": seed_atari,
     "inference_engine": inference_engine,
     "inference_engine_atari": inference_engine_atari,
+    "accel_sync_ppo": accel_sync_ppo,
+    "accel_sync_a2c": accel_sync_a2c,
+    "accel_sync_dqn": accel_sync_dqn,
+    "accel_async_ppo": accel_async_ppo,
+    "accel_async_a2c": accel_async_a2c,
+    "accel_async_dqn": accel_async_dqn,
 }
 
 

@@ -142,12 +142,13 @@ def _async_q(recipe: str, algorithm: AsyncQConfig) -> Experiment:
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
         learner=LearnerConfig(learning_rate=2e-3, anneal=True, max_grad_norm=10.0),
         sampler=SamplerConfig(num_envs=16),
+        parallel=ParallelConfig(architecture="a3c"),
         run=RunConfig(steps=200_000),
     )
 
 
 def a3c() -> Experiment:
-    """A3C's algorithm for small tasks: five-step unrolls, RMSProp with epsilon inside the root."""
+    """A3C for small tasks: five-step unrolls, shared RMSProp with epsilon inside the root; a worker steps several."""
     return Experiment(
         recipe="a3c",
         algorithm=A2CConfig(unroll=5, gamma=0.99, entropy_cost=0.01, value_cost=0.5),
@@ -156,6 +157,7 @@ def a3c() -> Experiment:
             optimizer="rmsprop", learning_rate=1e-3, anneal=True, epsilon=1e-6, epsilon_inside=True
         ),
         sampler=SamplerConfig(num_envs=16),
+        parallel=ParallelConfig(architecture="a3c"),
         run=RunConfig(steps=300_000),
     )
 
@@ -181,6 +183,7 @@ def a3c_atari() -> Experiment:
             reward="clip",
         ),
         sampler=SamplerConfig(num_envs=16),  # the paper's threads
+        parallel=ParallelConfig(architecture="a3c"),
         run=RunConfig(steps=80_000_000),  # agent steps: 320M frames
     )
 
@@ -239,7 +242,7 @@ def apex_atari() -> Experiment:
 
 
 def gorila() -> Experiment:
-    """Gorila's algorithm for small tasks (Nair et al. 2015): DQN stepped by AdaGrad."""
+    """Gorila for small tasks (Nair et al. 2015), bundled: DQN stepped by AdaGrad at one server."""
     return Experiment(
         recipe="gorila",
         algorithm=DQNConfig(
@@ -255,6 +258,7 @@ def gorila() -> Experiment:
         learner=LearnerConfig(optimizer="adagrad", learning_rate=2e-2, epsilon=1e-6, max_grad_norm=10.0),
         sampler=SamplerConfig(num_envs=4),
         replay=ReplayConfig(capacity=100_000),
+        parallel=ParallelConfig(architecture="gorila", max_staleness=100, outlier=5.0),
         run=RunConfig(steps=100_000),
     )
 

@@ -81,11 +81,12 @@ class UnrollLoop:
                 groups,
                 algorithm,
                 parts.learner.acting,
-                seed=first_seed(experiment.run.seed),
+                seed=first_seed(experiment.run.seed) + parts.place.first_column,
                 first_column=column,
                 device=str(self.device),
-                num_envs=experiment.sampler.num_envs,
+                num_envs=parts.place.environments or experiment.sampler.num_envs,
             )
+            actor.offset = parts.place.first_column
             self.actors.append(actor)
             column += sum(environment.num_envs for environment in groups)
         self.learning = 0.0
@@ -103,15 +104,17 @@ class UnrollLoop:
         """One unroll and what the algorithm makes of it."""
         learner = self.parts.learner
         learner.stop = stop
+        learner.exchange.pull(learner)
         self.parts.pool(
             [partial(actor.collect, self.unroll, steps, learner.version, stop) for actor in self.actors]
         )
         begin = time.perf_counter()
-        learner.set_progress(fraction, steps + self.unroll.reward.numel())
+        stride = self.parts.place.stride or self.unroll.reward.shape[1]
+        learner.set_progress(fraction, steps + len(self.unroll.reward) * stride)
         unroll = self.unroll.map(self._to_device) if self.device.type == "cuda" else self.unroll
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
         normalize: Any = learner.network.update_normalizer
-        normalize(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation))
+        normalize(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation), learner.exchange.pool)
         self.learning += time.perf_counter() - begin
         return self.unroll.action.shape[0] * self.unroll.action.shape[1], metrics
 
@@ -163,7 +166,7 @@ class ReplayLoop:
             experiment.replay,
             self.num_envs,
             gamma=self.config.gamma,
-            seed=experiment.run.seed,
+            seed=experiment.run.seed + parts.place.first_column,
             pin_memory=parts.learner.device.type == "cuda",
         )
         environment = parts.make_environments()[0][0]
@@ -172,12 +175,13 @@ class ReplayLoop:
             environment,
             parts.algorithm,
             parts.learner.acting,
-            seed=first_seed(experiment.run.seed),
+            seed=first_seed(experiment.run.seed) + parts.place.first_column,
             device=device,
         )
         self.together = not experiment.replay.prioritized and parts.learner.device.type == "cpu"
         self.learning = 0.0
         self.last: Metrics = {}
+        self._counted: int | None = None  # agent steps of the run when the target network was last thought of
 
     @property
     def clock(self) -> dict[str, float]:
@@ -185,21 +189,32 @@ class ReplayLoop:
         return self.actor.clock | {"learning": self.learning}
 
     def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
-        """About ``CHUNK`` agent steps, with the updates that are due."""
-        taken = 0
-        self.parts.learner.set_progress(fraction, steps)
-        while taken < CHUNK and not stop():
-            before, taken = steps + taken, taken + self.num_envs
-            due = self.parts.algorithm.due(steps + taken, self.num_envs) if len(self.replay) else 0
+        """About ``CHUNK`` agent steps of the run, with the updates that are due; returns those taken here."""
+        ticks, learner, place = 0, self.parts.learner, self.parts.place
+        stride, algorithm = place.stride or self.num_envs, self.parts.algorithm
+        learner.set_progress(fraction, steps)
+        while ticks * stride < CHUNK and not stop():
+            before = self._whole(steps, ticks * stride) if self._counted is None else self._counted
+            ticks += 1
+            counted = steps + ticks * stride + place.head_start
+            learner.exchange.pull(learner)
+            due = algorithm.due(counted, stride) if len(self.replay) else 0
             batches = self._act(before, due)
+            after = self._whole(steps, ticks * stride)
             begin = time.perf_counter()
             for number in range(due):
                 self._update(fraction, batches[number] if batches else None)
-            if self.parts.algorithm.target_due(before, steps + taken):
-                self.parts.learner.copy_target()
+            if algorithm.target_due(before, after):
+                learner.copy_target()
+            self._counted = after
             self.learning += time.perf_counter() - begin
             self.actor.receive(self.replay.add, self._transform)
-        return taken, {name: float(value) for name, value in self.last.items()}
+        return ticks * self.num_envs, {name: float(value) for name, value in self.last.items()}
+
+    def _whole(self, steps: int, taken: int) -> int:
+        """Agent steps of the run when ``taken`` have been added here to ``steps``."""
+        whole = self.parts.place.whole
+        return steps + taken if whole is None else whole(taken)
 
     def _act(self, steps: int, due: int) -> list[ReplayBatch]:
         """Act and send; meanwhile draw the batches of the updates due, and value what followed by the target network.

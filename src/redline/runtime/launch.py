@@ -12,6 +12,8 @@ from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.parts import Parts
 from redline.runtime.replay_learner import ReplayLearnerLoop
+from redline.runtime.replicas.lockstep import SynchronousLoop
+from redline.runtime.replicas.loop import ReplicaLoop
 from redline.runtime.serving.muster import muster_server
 from redline.types import UserError
 
@@ -27,6 +29,10 @@ LOOPS: dict[str, Callable[[Parts, Architecture], Loop]] = {
     "impala": ActorLearnerLoop,
     "seed": lambda parts, architecture: ActorLearnerLoop(parts, architecture, muster_server),
     "apex": ReplayLearnerLoop,
+    "gorila": ReplicaLoop,
+    "a3c": ReplicaLoop,
+    "accel_async": ReplicaLoop,
+    "accel_sync": SynchronousLoop,
 }
 
 

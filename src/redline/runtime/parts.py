@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,24 @@ from redline.runtime.pool import Pool
 from redline.runtime.precision import measure_precision
 from redline.types import Environment, Spec
 
+_SEEDING = (
+    threading.Lock()
+)  # the global generator is everyone's: copies in threads draw their weights one by one
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a copy's share lies in the whole run. A run of one copy is all of it, and this its place."""
+
+    first_column: int = 0  # its first environment among those of the run; moves seeds along
+    environments: int = 0  # of the run; 0: as many as it has
+    stride: int = (
+        0  # agent steps of the run that pass with one step of its environments; 0: as many as it has
+    )
+    head_start: int = 0  # agent steps by which its updates from replay begin early: others fill replays too
+    whole: Callable[[int], int] | None = None  # its steps in this iteration -> agent steps of the run
+    cores: int = 0  # that its environments may keep busy; 0: every one
+
 
 @dataclass
 class Parts:
@@ -28,6 +48,7 @@ class Parts:
     learner: Learner
     pool: Pool
     choices: list[str] = field(default_factory=list)  # what was measured and chosen, a sentence each
+    place: Place = field(default_factory=Place)
 
     def make_environments(self) -> list[list[Environment]]:
         """The environments of each shard, in groups; ``num_envs`` in all."""
@@ -35,7 +56,7 @@ class Parts:
         made: list[list[Environment]] = []
         for size in shares_of(sampler.num_envs, sampler.shards):
             # In one process stepping and learning take turns, so stepping may have every core.
-            threads = max(1, usable_cores() // sampler.shards)
+            threads = max(1, (self.place.cores or usable_cores()) // sampler.shards)
             groups = shares_of(size, sampler.groups)
             made.append([environments.make(self.experiment.environment, n, threads=threads) for n in groups])
         return made
@@ -75,6 +96,6 @@ def assemble(experiment: Experiment) -> Parts:
 
 def build_network(experiment: Experiment, spec: Spec, kind: Any) -> nn.Module:
     """The experiment's network with weights drawn from its seed, the global generator left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.run.seed)
         return networks.build(spec, experiment.network, kind)

@@ -10,6 +10,7 @@ import torch
 from redline.architectures.catalogue import find
 from redline.architectures.compatible import refusal
 from redline.architectures.config import ParallelConfig
+from redline.architectures.model import lag_bound
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
 
@@ -48,6 +49,8 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
     parallel = parallelism(experiment, spec, cores)
     # Actors beside the learner need cores of their own: compute threads never outnumber the cores.
     free = cores if parallel.architecture == "synchronous" else max(cores - parallel.copies, 1)
+    if find(parallel.architecture).shares_gradients:  # each copy steps and computes by itself
+        free = cores = max((cores - _servers_at_work(parallel)) // parallel.copies, 1)
     threads = learner.threads or (free if parameters >= LARGE_NETWORK else 1)
     threads = 1 if device != "cpu" else threads
     atari = spec.frame_stack > 1
@@ -105,9 +108,15 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
     )
     runtime = parallel.runtime if parallel.runtime != "auto" else ("threads" if outside else "processes")
     serves = architecture.name == "seed"  # two workers at least, so that one steps while the other is served
-    every = cores if architecture.shares_gradients or serves else cores - 1
+    # Of Accel RL's chunks there are three; a server is a role of its own.
+    parallel = replace(parallel, servers=parallel.servers or (3 if architecture.name == "accel_async" else 1))
+    every = cores if serves else cores - 1
+    if architecture.shares_gradients:
+        every = cores - _servers_at_work(parallel)
     copies = parallel.copies or max(every, 2 if serves else 1)
     copies = min(copies, experiment.sampler.num_envs)
+    if architecture.shares_gradients:
+        parallel = _sharing(experiment, parallel)
     if parallel.copies > experiment.sampler.num_envs:
         raise UserError(
             f"parallel.copies={parallel.copies} is more than the {experiment.sampler.num_envs} environments: "
@@ -126,6 +135,24 @@ def _served_groups(groups: int, workers: int) -> int:
             f"sampler.groups={groups} is more than the {workers} workers: raise parallel.copies, or use {workers}"
         )
     return groups or min(2, workers)
+
+
+def _servers_at_work(parallel: ParallelConfig) -> int:
+    """Roles beside the copies that compute."""
+    return parallel.servers if parallel.architecture == "gorila" else 0
+
+
+def _sharing(experiment: Experiment, parallel: ParallelConfig) -> ParallelConfig:
+    """Choices of copies that share gradients; refuses what would give each of them another network."""
+    together = find(parallel.architecture).sized(1)
+    if experiment.network.normalize_observation and lag_bound(together) != 0:
+        raise UserError(
+            f"network.normalize_observation=true: copies of {parallel.architecture} would each normalise by statistics "
+            "of their own; use parallel.architecture=accel_sync, or normalize_observation=false"
+        )
+    if parallel.collective == "auto":
+        parallel = replace(parallel, collective="shared")
+    return parallel
 
 
 def _queue(experiment: Experiment, parallel: ParallelConfig) -> int:

@@ -102,9 +102,12 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Everything that the run needs to go on."""
+        loop = (
+            self.loop.state()
+        )  # first: it may bring others to rest, and their newest weights to the learner
         return {
             "learner": self.parts.learner.state(),
-            "loop": self.loop.state(),
+            "loop": loop,
             "counters": self.counters.state(),
             "metrics": {name: float(value) for name, value in self.metrics.items()},
             "random": global_rng_state(),

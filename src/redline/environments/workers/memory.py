@@ -33,6 +33,11 @@ class SharedMemory:
         self._descriptor = descriptor
         self.buffer = mmap.mmap(descriptor, self.size)
 
+    @property
+    def descriptor(self) -> int:
+        """The anonymous file's descriptor in this process (POSIX)."""
+        return self._descriptor
+
     def close(self) -> None:
         """Give up this process's hold; the arrays in it stay valid while they are referenced. Safe to call twice."""
         if os.name == "nt":

@@ -59,6 +59,10 @@ class Board:
         """Counts of a role, by ``EVENTS``'s names."""
         self.region.arrays["events"][role] = [events.get(name, 0) for name in EVENTS]
 
+    def role_events(self, role: int) -> dict[str, int]:
+        """Counts of one role."""
+        return dict(zip(EVENTS, self.region.arrays["events"][role].tolist(), strict=True))
+
     def events(self) -> dict[str, int]:
         """Counts of all roles together; those that are zero are left out but for crashes and hangs."""
         totals = dict(zip(EVENTS, self.region.arrays["events"].sum(0).tolist(), strict=True))

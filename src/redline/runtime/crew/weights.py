@@ -37,7 +37,8 @@ class WeightStore:
         """Copy ``sources`` (u8 arrays of the given sizes) in; readers see them, whole, from now on."""
         header, data = self.region.arrays["header"], self.region.arrays["data"]
         which = 1 - int(header[NEWEST])
-        header[COUNTERS + which] += 1  # odd: being written
+        # Odd: being written. It is odd already where a writer was killed in here, and its successor goes on.
+        header[COUNTERS + which] += 1 + header[COUNTERS + which] % 2
         start = 0
         for source in sources:
             np.copyto(data[which, start : start + source.nbytes], source)

@@ -1,0 +1,1 @@
+"""Ways in which learners have combined their gradients, one file each. See ``redline.learners.exchange``."""

@@ -1,0 +1,114 @@
+"""What learners share when each steps by itself: weights, optimiser statistics, counts of updates and of staleness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redline.learners.config import LearnerConfig
+from redline.learners.optimizers import statistics_of
+
+LAGS = 64  # columns of the histogram of staleness; the last one counts all that is older
+
+
+def central_forms(size: int, writers: int, config: LearnerConfig) -> dict[str, Any]:
+    """Shapes and dtypes of the arrays of ``Central``: ``size`` weights, ``writers`` who apply gradients."""
+    return {
+        "weights": ((size,), "float32"),
+        "statistics": {name: ((size,), "float32") for name in statistics_of(config)},
+        "target": ((size,), "float32"),
+        "target_count": ((1,), "int64"),
+        "updates": ((writers,), "int64"),
+        "lags": ((writers, LAGS), "int64"),
+    }
+
+
+@dataclass
+class Central:
+    """Arrays of ``central_forms`` as tensors over the same memory. Rows of counts have one writer each."""
+
+    weights: Tensor  # f32[P]
+    statistics: dict[str, Tensor]  # f32[P] by ``optimizers.statistics_of``'s names
+    target: Tensor  # f32[P] weights of the target network
+    target_count: np.ndarray  # i64[1] times it was made anew
+    updates: np.ndarray  # i64[writers] gradients applied by each
+    lags: np.ndarray  # i64[writers, LAGS] staleness in updates -> gradients applied at it
+
+    @classmethod
+    def over(cls, arrays: Mapping[str, Any]) -> Central:
+        """Over arrays of ``central_forms``."""
+        return cls(
+            torch.from_numpy(arrays["weights"]),
+            {name: torch.from_numpy(array) for name, array in arrays["statistics"].items()},
+            torch.from_numpy(arrays["target"]),
+            arrays["target_count"],
+            arrays["updates"],
+            arrays["lags"],
+        )
+
+    @classmethod
+    def of_one_process(cls, size: int, writers: int, config: LearnerConfig) -> Central:
+        """Zeroed, in plain memory: for threads, and for tests."""
+        forms = central_forms(size, writers, config)
+        statistics = {name: np.zeros(form[0], form[1]) for name, form in forms.pop("statistics").items()}
+        return cls.over(
+            {name: np.zeros(form[0], form[1]) for name, form in forms.items()} | {"statistics": statistics}
+        )
+
+    def initialise(self, weights: Tensor) -> None:
+        """Start from ``weights`` f32[P]; the target network too."""
+        self.weights.copy_(weights)
+        self.target.copy_(weights)
+
+    def record(self, writer: int, lag: int) -> None:
+        """A gradient ``lag`` updates old was applied by ``writer``."""
+        self.lags[writer, min(max(lag, 0), LAGS - 1)] += 1
+        self.updates[writer] += 1
+
+    def state(self) -> dict[str, Any]:
+        """Everything beside the weights that training needs to go on."""
+        return {
+            "statistics": {name: tensor.clone() for name, tensor in self.statistics.items()},
+            "target": self.target.clone(),
+            "updates": self.updates.tolist(),
+            "lags": self.lags.tolist(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state that ``state`` gave; another number of writers keeps the sums."""
+        for name, tensor in self.statistics.items():
+            tensor.copy_(state["statistics"][name])
+        self.target.copy_(state["target"])
+        if len(state["updates"]) == len(self.updates):
+            self.updates[:], self.lags[:] = state["updates"], state["lags"]
+        else:
+            self.updates[0] = sum(state["updates"])
+            self.lags[0] = np.sum(state["lags"], axis=0)
+
+
+class SharedTarget:
+    """One target network for all, kept beside the central weights: whoever is first due makes it anew."""
+
+    def __init__(self, central: Central) -> None:
+        self.central = central
+        self._seen = int(central.target_count[0])
+
+    def refresh(self, learner: Any) -> None:
+        """Called when a copy to the target is due: make it anew unless another learner just has, then adopt it."""
+        if int(self.central.target_count[0]) == self._seen:
+            self.central.target.copy_(self.central.weights)
+            self.central.target_count[0] += 1
+        self.follow(learner, force=True)
+
+    def follow(self, learner: Any, *, force: bool = False) -> None:
+        """Adopt the shared target network where it has changed."""
+        count = int(self.central.target_count[0])
+        if learner.target is not None and (force or count != self._seen):
+            learner.adopt_target(self.central.target)
+            learner.target_steps = learner.steps
+        self._seen = count

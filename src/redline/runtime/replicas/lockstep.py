@@ -1,0 +1,231 @@
+"""The main role of copies that step together (Accel RL's synchronous way): it is copy 0 itself.
+
+Every copy collects its share of an unroll, and at each update all meet, average their gradients and step alike. When
+a copy dies, the others give up the update they wait in; once it has been started again all adopt the weights and
+statistics of copy 0, and the iteration is begun anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from typing import Any
+
+from redline.architectures.model import Architecture
+from redline.runtime import in_process
+from redline.runtime.crew.board import CLOCK
+from redline.runtime.crew.processes import ProcessCrew
+from redline.runtime.crew.threads import Crew, ThreadCrew
+from redline.runtime.in_process import Loop, Stop
+from redline.runtime.parts import Parts
+from redline.runtime.replicas.job import ReplicaJob, copy_state, load_copy_state
+from redline.runtime.replicas.memory import Memory
+from redline.runtime.replicas.reducers import Abandoned, Rows
+from redline.runtime.replicas.share import check_shares, share_parts
+from redline.types import Episode, Gauges, Interruption, Metrics, RunError
+
+ANSWER = 2.5  # seconds for a copy to tell its state
+START = 120.0  # seconds for copies to start
+PATIENCE = 0.05  # seconds between looks at whether the run shall stop
+
+
+class SynchronousLoop:
+    """Copy 0, and the others beside it. ``iterate`` is one iteration of all."""
+
+    def __init__(self, parts: Parts, architecture: Architecture) -> None:
+        self.parts = parts
+        experiment, learner = parts.experiment, parts.learner
+        parallel = experiment.parallel
+        self.copies = parallel.copies
+        shared = parallel.runtime == "processes"
+        check_shares(experiment, parts.spec)
+        self.memory = Memory(self.copies, 0, shared=shared)
+        self.own = share_parts(experiment, parts.spec, 0, learner=learner)
+        self.rows: Rows | None = None
+        self.folder: str | None = None
+        if parallel.collective == "torch":
+            self.folder = tempfile.mkdtemp(prefix="redline-")
+        else:
+            statistics = sum(buffer.numel() for buffer in learner.network.buffers())
+            self.rows = Rows(
+                self.copies, 4 * (learner.flat.numel() + 64) + 16 * (statistics + 8), shared=shared
+            )
+        every = [
+            ReplicaJob(
+                f"{architecture.acting.name}-{role}",
+                role,
+                experiment,
+                parts.spec,
+                self.memory,
+                rows=self.rows,
+                folder=self.folder,
+            )
+            for role in range(self.copies)
+        ]
+        self._me = every[0]
+        self._deaths = 0
+        self._back: set[int] = set()  # copies whose iteration is over
+        self._generation = 0
+        self._begun = time.perf_counter()
+        jobs: list[Any] = every[1:]
+        self.crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
+        try:
+            learner.share(self._me.make_exchange(self._lost))
+            self.loop: Loop = in_process.make_loop(self.own)
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def clock(self) -> dict[str, float]:
+        """Seconds of copy 0's wall clock."""
+        return self.loop.clock
+
+    def _hear(self, timeout: float) -> None:
+        for other, _ in self.crew.wait(timeout):
+            self._back.add(1 + other)
+
+    def _lost(self) -> bool:
+        """Whether a copy that is waited for will not come: asked while copy 0 waits at an update."""
+        if self.copies > 1:
+            self._hear(0.0)
+        return self.crew.events().get("restarts", 0) > self._deaths or self.own.learner.stop()
+
+    def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
+        """One iteration of every copy; returns the agent steps of all."""
+        board = self.memory.board
+        board.steps = steps
+        before = int(board.taken.sum())
+        self._back = set()
+        for other in range(self.copies - 1):
+            self.crew.tell(other, 0)
+        replays = isinstance(self.loop, in_process.ReplayLoop)
+        self.own.learner.stop = stop
+        try:
+            taken, metrics = self.loop.iterate(steps, fraction, bool if replays else stop)
+            self._gather(stop)
+        except Interruption:
+            self._abandon()
+            if stop():
+                raise
+            self._recover(stop)
+            return 0, {}
+        board.taken[0] += taken
+        self._report()
+        return int(board.taken.sum()) - before, metrics
+
+    def _gather(self, stop: Stop) -> None:
+        while len(self._back) < self.copies - 1:
+            self._hear(PATIENCE)
+            if self.crew.events().get("restarts", 0) > self._deaths:
+                raise Abandoned
+            if stop():
+                raise Interruption
+
+    def _report(self) -> None:
+        memory = self.memory
+        memory.reports.write_episodes(0, self.loop.finished_episodes(), 0)
+        memory.board.write_clock(0, self.loop.clock)
+        memory.board.write_events(0, self.loop.events())
+
+    def _abandon(self) -> None:
+        """Call off the iteration that the others are in; none of it counts."""
+        self.memory.abandoned = True
+        until = time.perf_counter() + ANSWER
+        while len(self._back) < self.copies - 1 and time.perf_counter() < until:
+            self._hear(PATIENCE)
+            if self.crew.events().get("restarts", 0) > self._deaths:
+                break
+
+    def _recover(self, stop: Stop) -> None:
+        """After a death: wait for its successor, then go on from copy 0's weights and statistics."""
+        until = time.perf_counter() + START
+        waiting = set(range(1, self.copies)) - self._back
+        while waiting:
+            self._hear(PATIENCE)
+            waiting -= self._back | {1 + other for other in self.crew.revived()}
+            if stop():
+                raise Interruption
+            if time.perf_counter() > until:
+                raise RunError(f"copies {sorted(waiting)} did not come back: go on by `redline resume`")
+        self._deaths = self.crew.events().get("restarts", 0)
+        self._align()
+
+    def _align(self) -> bool:
+        """All copies adopt copy 0's learner and meet from the start."""
+        self._generation += 1
+        if self.rows is not None:
+            self.rows.start_over()
+        assert self._me.reducer is not None
+        self._me.reducer.start_over(self._generation)
+        message = {"learner": self.own.learner.state(), "generation": self._generation}
+        done = [
+            bool(self.crew.ask(other, "adopt", message, timeout=START)) for other in range(self.copies - 1)
+        ]
+        self.memory.abandoned = False
+        return all(done)
+
+    def weights(self) -> list[Any]:
+        """f32[P] of every copy."""
+        return [
+            self.own.learner.flat.clone(),
+            *(self.crew.ask(other, "weights", timeout=ANSWER) for other in range(self.copies - 1)),
+        ]
+
+    def finished_episodes(self) -> list[Episode]:
+        """Episodes ended since the last call, copy by copy."""
+        return [episode for role in range(self.copies) for episode in self.memory.reports.read_episodes(role)]
+
+    def events(self) -> dict[str, int]:
+        """Crashes and hangs of environments, restarts of copies."""
+        return self.memory.board.events() | self.crew.events()
+
+    def gauges(self) -> Gauges:
+        """Utilisation of the copies; staleness is zero."""
+        seconds = max(time.perf_counter() - self._begun, 1e-9)
+        clocks = [self.memory.board.clock(role) for role in range(self.copies)]
+        busy = [sum(clock[name] for name in CLOCK if name != "waiting") for clock in clocks]
+        return Gauges(
+            roles={"replica": min(sum(busy) / len(busy) / seconds, 1.0)}, lag={"mean": 0.0}, lag_bound=0
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What each copy alone knows; None for one that did not answer in time."""
+        others = [self.crew.ask(other, "state", timeout=ANSWER) for other in range(self.copies - 1)]
+        return {
+            "copies": [copy_state(self.own, self.loop), *others],
+            "taken": self.memory.board.taken.tolist(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> bool:
+        """Restore; False where episodes in progress could not be."""
+        self._align()
+        if len(state["copies"]) != self.copies:
+            return False
+        self.memory.board.taken[:] = state["taken"]
+        own, *others = state["copies"]
+        exact = load_copy_state(self.own, self.loop, own)
+        return exact and all(
+            [
+                saved is not None and bool(self.crew.ask(other, "load_state", saved, timeout=START))
+                for other, saved in enumerate(others)
+            ]
+        )
+
+    def close(self) -> None:
+        """End the copies; free what was shared. Safe to call twice."""
+        self._close()
+        self.loop.close()
+        self.own.close()
+
+    def _close(self) -> None:
+        self.memory.board.stop()
+        self.crew.close()
+        if self._me.reducer is not None:
+            self._me.reducer.close()
+        self.memory.close()
+        if self.rows is not None:
+            self.rows.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,137 @@
+"""Sums over copies that meet: every copy brings numbers, and every one leaves with the same sum, bit for bit.
+
+In shared memory each copy writes a row, waits for all, and adds the rows in their order. Between machines, and wherever
+torch has a faster way, torch.distributed does it (gloo over the loopback interface, NCCL between GPUs).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redline.runtime.crew.region import Region
+from redline.types import Interruption
+
+SPINS = 200  # looks at once before the first nap
+NAP = 5e-5  # seconds between looks
+LOOK = 0.01  # seconds between questions whether to give up
+TIMEOUT = 60.0  # seconds that torch.distributed waits for a copy
+
+
+class Abandoned(Interruption):
+    """The copies that were waited for will not come: one of them died, or the run stops."""
+
+
+class Rows:
+    """Shared rows to meet at: two sets, used by turns, so that one wait a sum is enough."""
+
+    def __init__(self, copies: int, nbytes: int, *, shared: bool) -> None:
+        """nbytes: of the largest sum."""
+        self.copies, width = copies, -(-nbytes // 64) * 64
+        self.region = Region(
+            {"rows": ((2, copies, width), "uint8"), "rounds": ((copies, 8), "int64")}, shared=shared
+        )
+
+    def start_over(self) -> None:
+        """Forget all meetings. Only while no copy is at one."""
+        self.region.arrays["rounds"][:] = 0
+
+    def close(self) -> None:
+        """Give up this process's hold."""
+        self.region.close()
+
+
+class SharedReducer:
+    """One copy's end of ``Rows``."""
+
+    def __init__(self, rows: Rows, role: int, give_up: Callable[[], bool]) -> None:
+        """give_up: asked now and then while waiting; True raises Abandoned."""
+        self.rows, self.role, self._give_up = rows, role, give_up
+        self.round = 0
+        self._rounds = rows.region.arrays["rounds"][:, 0]
+
+    def __call__(self, x: Tensor) -> None:
+        """Sum ``x`` (f32[N] or f64[N]) over the copies, in place; blocks until all are here."""
+        mine = x.numpy()
+        rows: np.ndarray = self.rows.region.arrays["rows"][self.round % 2, :, : mine.nbytes].view(mine.dtype)
+        np.copyto(rows[self.role], mine)
+        self.round += 1
+        self._rounds[self.role] = self.round
+        self._meet()
+        np.copyto(mine, rows[0])
+        for row in rows[1:]:
+            np.add(mine, row, out=mine)
+
+    def _meet(self) -> None:
+        looks, asked = 0, time.perf_counter()
+        while int(self._rounds.min()) < self.round:
+            looks += 1
+            time.sleep(0 if looks < SPINS else NAP)
+            if time.perf_counter() - asked > LOOK:
+                asked = time.perf_counter()
+                if self._give_up():
+                    raise Abandoned
+
+    def start_over(self, generation: int) -> None:
+        """Begin anew with all copies, after some were lost."""
+        self.round = 0
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class TorchReducer:
+    """One copy's end of a torch process group that meets through a file and talks over the loopback interface.
+
+    The group is this object's own: torch's global default group is left alone.
+    """
+
+    def __init__(self, folder: str, role: int, copies: int, device: torch.device) -> None:
+        """folder: where the copies find each other; a new file for each generation of the group."""
+        self.folder, self.role, self.copies, self.device = folder, role, copies, device
+        self._group: Any = None
+        self._generation = 0
+
+    def _make(self) -> Any:
+        from torch import distributed
+
+        store = distributed.FileStore(str(Path(self.folder) / f"group-{self._generation}"), self.copies)
+        kind: Any = distributed.ProcessGroupNCCL if self._nccl else distributed.ProcessGroupGloo
+        options = kind.Options() if self._nccl else kind._Options()
+        options._timeout = timedelta(seconds=TIMEOUT)
+        if not self._nccl:
+            options._devices = [kind.create_device(hostname="127.0.0.1")]
+        return kind(store, self.role, self.copies, options)
+
+    @property
+    def _nccl(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.device_count() >= self.copies
+
+    def __call__(self, x: Tensor) -> None:
+        """Sum ``x`` over the copies, in place; blocks until all are here."""
+        try:
+            if self._group is None:
+                self._group = self._make()
+            there = x.to(self.device) if self._nccl else x
+            self._group.allreduce([there]).wait()
+            if there is not x:
+                x.copy_(there)
+        except RuntimeError as error:
+            self.close()
+            raise Abandoned(str(error)) from None
+
+    def start_over(self, generation: int) -> None:
+        """Begin anew with all copies, after some were lost."""
+        self.close()
+        self._generation = generation
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._group = None

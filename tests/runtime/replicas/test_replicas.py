@@ -1,0 +1,334 @@
+"""Copies at work: staleness is counted, checkpoints bring them to rest, runs resume, bad choices are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import redline
+from redline import api
+from redline.runs.checkpoint import load_newest
+from redline.runtime.launch import make_loop
+from redline.runtime.parts import assemble
+from redline.runtime.replicas.lockstep import SynchronousLoop
+from redline.runtime.replicas.loop import ReplicaLoop
+from redline.runtime.training import one_thread_each
+from redline.types import Progress, RunError, UserError
+from tests.leaks import eventually
+
+COMMON = ["run.tensorboard=false", "learner.precision=fp32"]
+
+
+def on(architecture: str, copies: int, **numbers: Any) -> list[str]:
+    values = {"architecture": architecture, "runtime": "threads", "copies": copies} | numbers
+    return [*COMMON, *(f"parallel.{name}={value}" for name, value in values.items())]
+
+
+def make(recipe: str, overrides: list[str], steps: int = 10**9) -> Any:
+    """A loop of an experiment that will not end by itself, and its parts."""
+    parts = assemble(api.make_experiment("CartPole-v1", recipe, overrides=[*overrides, f"run.steps={steps}"]))
+    return make_loop(parts), parts
+
+
+def go(loop: Any, until: Any, patience: float = 60.0) -> int:
+    """Iterate until a condition holds; returns agent steps taken."""
+    taken = 0
+
+    def enough() -> bool:
+        nonlocal taken
+        taken += loop.iterate(taken, 0.0, bool)[0]
+        return bool(until())
+
+    assert eventually(enough, patience)
+    return taken
+
+
+# DistBelief, check 2
+@pytest.mark.parametrize("architecture", ["a3c", "accel_async", "gorila"])
+def test_staleness_is_recorded_and_its_mean_is_about_the_number_of_other_copies(architecture: str) -> None:
+    copies = 3
+    with one_thread_each():
+        loop, parts = make("a2c", [*on(architecture, copies, queue=0), "sampler.num_envs=3"])
+        try:
+            go(loop, lambda: loop.updates > 1500)
+            lags = loop.lags()
+            assert lags.sum() >= 1500
+            assert lags[1:].sum() > 0, "not all gradients were fresh"
+            mean = float(lags @ np.arange(len(lags)) / lags.sum())
+            if architecture == "gorila":  # what is applied while a bundle wakes up to fetch makes nothing stale
+                assert 0.1 < mean <= copies - 1 + 0.2
+            else:  # every update of another falls between just one pull and its push
+                assert mean == pytest.approx(copies - 1, abs=0.3)
+            assert loop.gauges().lag["mean"] == pytest.approx(mean, abs=0.2)
+        finally:
+            loop.close()
+            parts.close()
+
+
+# DistBelief, check 3, and Accel RL, check 1
+@pytest.mark.parametrize("collective", ["shared", "torch"])
+def test_replicas_in_lockstep_stay_bit_identical(collective: str) -> None:
+    with one_thread_each():
+        loop, parts = make(
+            "ppo",
+            [
+                *on("accel_sync", 3, collective=collective),
+                "algorithm.epochs=5",
+                "algorithm.minibatches=4",
+                "algorithm.target_kl=0.01",
+                "network.normalize_observation=true",
+            ],
+        )
+        assert isinstance(loop, SynchronousLoop)
+        try:
+            for _ in range(5):
+                taken, metrics = loop.iterate(0, 0.0, bool)
+                assert taken == 8 * 32
+                first, *others = loop.weights()
+                assert all(torch.equal(first, other) for other in others)
+            assert parts.learner.version >= 50
+            assert {"policy_loss", "gradient_norm"} <= metrics.keys()
+        finally:
+            loop.close()
+            parts.close()
+
+
+def test_dqn_in_lockstep_consumes_together_what_one_would(tmp_path: Path) -> None:
+    numbers = ["algorithm.learning_starts=256", "algorithm.target_every=256"]
+    versions = []
+    for overrides in ([], on("accel_sync", 2)):
+        run = redline.train(
+            "CartPole-v1",
+            "dqn",
+            steps=1024,
+            folder=str(tmp_path),
+            overrides=[*COMMON, *numbers, *overrides],
+        )
+        loaded = load_newest(run.path / "checkpoints")
+        assert loaded is not None
+        versions.append(loaded.state["learner"]["version"])
+    assert versions[0] == versions[1] == (1024 - 256) // 4
+
+
+def test_dqn_apart_makes_as_many_updates_as_one(tmp_path: Path) -> None:
+    run = redline.train(
+        "CartPole-v1",
+        "dqn",
+        steps=4096,
+        folder=str(tmp_path),
+        overrides=[*on("accel_async", 2), "algorithm.learning_starts=512"],
+    )
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["learner"]["version"] == pytest.approx((run.steps - 512) / 4, rel=0.1)
+
+
+# Gorila, checks 1 and 2, under load
+def test_stale_and_outlying_gradients_are_counted() -> None:
+    with one_thread_each():
+        loop, parts = make(
+            "a2c",
+            [*on("gorila", 3, queue=1, max_staleness=0, outlier=1.0, servers=2), "sampler.num_envs=3"],
+        )
+        try:
+            go(loop, lambda: {"stale", "outliers"} <= loop.events().keys() and loop.updates > 20)
+            accepted = loop.lags()
+            assert accepted[0] > 0
+            assert accepted[1:].sum() == 0
+        finally:
+            loop.close()
+            parts.close()
+
+
+@pytest.mark.parametrize("architecture", ["a3c", "accel_async", "accel_sync", "gorila"])
+@pytest.mark.parametrize("recipe", ["a2c", "dqn"])
+def test_runs_resume_with_all_that_copies_know(tmp_path: Path, architecture: str, recipe: str) -> None:
+    said: list[str] = []
+
+    class Listener(api.Quiet):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    numbers = ["algorithm.learning_starts=256"] if recipe == "dqn" else []
+    run = redline.train(
+        "CartPole-v1",
+        recipe,
+        steps=1024,
+        folder=str(tmp_path),
+        overrides=[*on(architecture, 2), *numbers, "run.evaluate_every=512", "run.evaluate_episodes=2"],
+    )
+    before = load_newest(run.path / "checkpoints")
+    assert before is not None
+    resumed = redline.resume(run.name, steps=3072, folder=str(tmp_path), observer=Listener())
+    after = load_newest(run.path / "checkpoints")
+    assert after is not None
+    assert resumed.steps >= 3072
+    assert not [text for text in said if "begin anew" in text]
+    assert after.state["learner"]["version"] > before.state["learner"]["version"]
+    assert sum(after.state["loop"]["taken"]) == after.state["counters"]["steps"]
+    assert resumed.evaluate(2).mean_return > 0
+
+
+def test_lockstep_resumes_where_it_stopped_bit_for_bit(tmp_path: Path) -> None:
+    whole = redline.train(
+        "CartPole-v1", "ppo", steps=2048, folder=str(tmp_path), overrides=on("accel_sync", 2), name="whole"
+    )
+    options = [*on("accel_sync", 2), "run.steps=2048", "run.checkpoint_every=1024", "run.keep=5"]
+    other = redline.train("CartPole-v1", "ppo", folder=str(tmp_path), overrides=options, name="other")
+    for checkpoint in sorted((other.path / "checkpoints").iterdir())[-1:]:
+        for file in sorted(checkpoint.iterdir()):
+            file.unlink()
+        checkpoint.rmdir()
+    redline.resume("other", folder=str(tmp_path))
+    states = [load_newest(run.path / "checkpoints") for run in (whole, other)]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert torch.equal(states[0].state["learner"]["weights"], states[1].state["learner"]["weights"])
+
+
+def test_the_run_shows_roles_and_staleness(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+
+    class Listener(api.Quiet):
+        def update(self, progress: Progress) -> None:
+            seen.append(progress)
+
+    run = redline.train(
+        "CartPole-v1",
+        "a2c",
+        steps=8192,
+        folder=str(tmp_path),
+        overrides=[*on("gorila", 2, servers=2), "run.log_every=2048"],
+        observer=Listener(),
+    )
+    last = seen[-1]
+    assert set(last.gauges.roles) == {"bundle", "server"}
+    assert 0 < last.gauges.roles["bundle"] <= 1
+    assert {"mean", "p95", "max"} == set(last.gauges.lag)
+    assert last.updates > 0
+    assert last.episodes > 10
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert "loss/lag_mean" in lines[-1]
+    assert np.isfinite(lines[-1]["loss/policy_loss"])
+
+
+def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path) -> None:
+    def refused(recipe: str, *overrides: str) -> str:
+        with pytest.raises(UserError) as caught:
+            redline.train("CartPole-v1", recipe, folder=str(tmp_path / "runs"), overrides=overrides)
+        text = str(caught.value)
+        assert "\n" not in text
+        return text
+
+    architecture = "parallel.architecture=a3c"
+    assert "use parallel.architecture=accel_sync" in refused(
+        "ppo", architecture, "network.normalize_observation=true"
+    )
+    assert "more than the 8 environments" in refused("ppo", architecture, "parallel.copies=9")
+    assert "algorithm.minibatches=200" in refused(
+        "ppo", architecture, "parallel.copies=2", "algorithm.minibatches=200"
+    )
+    assert "algorithm.batch=1 is less than the 2 copies" in refused(
+        "dqn", "parallel.architecture=accel_sync", "parallel.copies=2", "algorithm.batch=1"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("architecture", ["a3c", "accel_async", "accel_sync", "gorila"])
+def test_compute_threads_never_outnumber_the_cores(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redline.runtime.plan.usable_cores", lambda: 8)
+    parts = assemble(
+        api.make_experiment("CartPole-v1", "a2c", overrides=[f"parallel.architecture={architecture}"])
+    )
+    parallel, learner = parts.experiment.parallel, parts.experiment.learner
+    servers = parallel.servers if architecture == "gorila" else 0
+    assert parallel.copies * learner.threads + servers <= 8
+    assert parallel.copies == (7 if architecture == "gorila" else 8)
+    assert parallel.servers == (3 if architecture == "accel_async" else 1)
+    parts.close()
+
+
+def test_what_a_copy_raises_ends_the_run_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ArithmeticError("broken")
+
+    monkeypatch.setattr("redline.learners.exchanges.race.Race.step", broken)
+    with pytest.raises(RunError, match=r"worker-\d failed: ArithmeticError: broken"):
+        redline.train("CartPole-v1", "a2c", steps=2048, folder=str(tmp_path), overrides=on("a3c", 2))
+
+
+def test_the_shared_weights_are_the_runs_learners(tmp_path: Path) -> None:
+    with one_thread_each():
+        loop, parts = make("a2c", on("a3c", 2))
+        assert isinstance(loop, ReplicaLoop)
+        try:
+            go(loop, lambda: loop.updates > 20)
+            state = loop.state()
+            assert torch.equal(parts.learner.flat, loop.central.weights)
+            assert all(copy is not None for copy in state["copies"])
+            updates = loop.updates
+            assert not eventually(lambda: loop.updates != updates, 0.3), "copies are at rest"
+            go(loop, lambda: loop.updates > updates)
+        finally:
+            loop.close()
+            parts.close()
+
+
+SMALL = {
+    "ppo": [],
+    "a2c": [],
+    "dqn": ["algorithm.learning_starts=200"],
+    "impala": ["algorithm.unroll=10"],
+    "appo": ["algorithm.unroll=10", "algorithm.minibatches=2"],
+    "n_step_q": ["algorithm.target_every=200"],
+    "apex": [
+        "algorithm.learning_starts=200",
+        "algorithm.update_every=8",
+        "algorithm.target_every_updates=20",
+    ],
+}
+
+
+@pytest.mark.parametrize("architecture", ["a3c", "accel_async", "accel_sync", "gorila"])
+@pytest.mark.parametrize("recipe", SMALL)
+def test_every_algorithm_runs_in_copies(tmp_path: Path, recipe: str, architecture: str) -> None:
+    run = redline.train(
+        "CartPole-v1",
+        recipe,
+        steps=1024,
+        folder=str(tmp_path),
+        overrides=[*on(architecture, 2), *SMALL[recipe]],
+    )
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    learner = loaded.state["learner"]
+    assert learner["version"] > 0
+    assert torch.isfinite(learner["weights"]).all()
+    if learner["target"] is not None:
+        assert not torch.equal(learner["target"], learner["weights"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "steps", "least"),
+    [("a3c", 100_000, 120), ("gorila", 30_000, 80), ("accel_sync_ppo", 30_000, 120)],
+)
+def test_copies_learn_to_balance_the_pole(tmp_path: Path, recipe: str, steps: int, least: float) -> None:
+    run = redline.train(
+        "CartPole-v1",
+        recipe,
+        steps=steps,
+        seed=1,
+        folder=str(tmp_path),
+        overrides=[*COMMON, "parallel.runtime=threads", "parallel.copies=2", f"run.stop_at_return={least}"],
+    )
+    assert run.mean_return >= least
