@@ -14,21 +14,23 @@ from redline.types import UserError
 def test_the_study_of_lag(tmp_path: Path) -> None:
     told: list[str] = []
     result = find("lag")(Options(seeds=1, steps=4000, folder=str(tmp_path / "runs"), tell=told.append))
-    assert len(told) == 4
-    assert [(row["lag"], row["correction"]) for row in result.rows] == [
-        (0, "vtrace"),
-        (0, "none"),
-        (10, "vtrace"),
-        (10, "none"),
+    assert len(told) == 5
+    labels = [
+        "no lag",
+        "lag 10, V-trace",
+        "lag 10, no correction",
+        "lag 40, V-trace",
+        "lag 40, no correction",
     ]
+    assert [row[""] for row in result.rows] == labels
     saved = json.loads(result.save(tmp_path / "out").read_text())
     assert saved["answer"] == result.answer
     assert len(saved["curves"]["lag 10, V-trace"][0]["steps"]) > 10
     configs = [path.read_text() for path in sorted((tmp_path / "runs").glob("*/config.yaml"))]
     assert sum("delay: 10" in each for each in configs) == 2
-    assert sum("correction: vtrace" in each for each in configs) == 2
+    assert sum("correction: vtrace" in each for each in configs) == 3
     find("lag")(Options(seeds=1, steps=4000, folder=str(tmp_path / "runs"), tell=told.append))
-    assert len(told) == 4, "runs that are there are read, not repeated"
+    assert len(told) == 5, "runs that are there are read, not repeated"
 
 
 def test_an_unknown_study_gets_the_nearest_name() -> None:
