@@ -64,7 +64,7 @@ TASKS = {
     # each go at their own rate and a common ceiling says nothing.
     "pong-impala": Task("ALE/Pong-v5", "impala", THREADS, 640, 1),
     "pong-appo": Task(
-        "ALE/Pong-v5", "appo", (*THREADS, "algorithm.epochs=1", "algorithm.minibatches=1"), 256, 1
+        "ALE/Pong-v5", "appo", (*THREADS, "algorithm.epochs=1", "algorithm.minibatches=1"), 1024, 1
     ),
     "pong-seed": Task("ALE/Pong-v5", "seed", THREADS, 640, 1),
     "pong-apex": Task(
