@@ -193,7 +193,12 @@ def apex() -> Experiment:
     return Experiment(
         recipe="apex",
         algorithm=ApexConfig(
-            batch=128, update_every=4, learning_starts=1_000, target_every_updates=100, loss="huber"
+            batch=128,
+            update_every=4,
+            learning_starts=1_000,
+            target_every_updates=50,
+            gamma=0.98,  # as the recipe of PPO for small tasks
+            loss="huber",
         ),
         network=NetworkConfig(hidden=(128, 128), activation="relu", dueling=True),
         learner=LearnerConfig(learning_rate=1e-3, max_grad_norm=40.0),

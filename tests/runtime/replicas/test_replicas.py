@@ -291,7 +291,7 @@ SMALL = {
     "dqn": ["algorithm.learning_starts=200"],
     "impala": ["algorithm.unroll=10"],
     "appo": ["algorithm.unroll=10", "algorithm.minibatches=2"],
-    "n_step_q": ["algorithm.target_every=200"],
+    "n_step_q": ["algorithm.target_every=300"],
     "apex": [
         "algorithm.learning_starts=200",
         "algorithm.update_every=8",

@@ -108,10 +108,12 @@ class ChunkLocked:
         self.gradient.copy_(learner.gradient)
         for optimizer in self.optimizers:
             set_rate(optimizer, learner.learning_rate)
-        lag = self._others() - self._pulled
+        lag, self._pulled = (
+            self._others() - self._pulled,
+            self._others(),
+        )  # chunks differ: from the first one read
         self._visit(self._step)
         self.central.record(self.writer, lag)
-        self._pulled = self._others()
         learner.adopt(self._fresh)
         return metrics | {"gradient_norm": norm, "staleness": float(lag)}
 
