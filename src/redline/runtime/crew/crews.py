@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +58,12 @@ class Muster:
         return {name: sum(clock[name] for clock in clocks) for name in CLOCK}
 
     def ask_all(self, what: str) -> list[Any]:
-        """Every actor's answer, or None where it did not come in time."""
-        return [self.crew.ask(role, what, timeout=ANSWER) for role in range(len(self.slots))]
+        """Every actor's answer, or None where it did not come within ``ANSWER`` seconds for all of them."""
+        end = time.monotonic() + ANSWER
+        return [
+            self.crew.ask(role, what, timeout=max(end - time.monotonic(), 0.05))
+            for role in range(len(self.slots))
+        ]
 
     def restore(self, states: list[Any]) -> bool:
         """Hand saved states to the actors; False unless every one is back where it was."""

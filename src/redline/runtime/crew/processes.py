@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -240,3 +241,8 @@ def main(job: Job, bell: socket.socket, pipe: Connection, parent: int, computes:
 
         torch.set_num_threads(1)
     work(job, ProcessPort(bell, pipe, parent))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        0
+    )  # its job has closed all it had; taking torch apart in order would cost each role half a second
