@@ -10,6 +10,8 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import itertools
 import random
+import signal
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +21,9 @@ import torch
 from tests.leaks import TAG, Watch
 
 torch.set_num_threads(1)
+if threading.current_thread() is threading.main_thread():
+    # A suite started in the background inherits that Ctrl-C is ignored, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _counter = itertools.count()
 
 

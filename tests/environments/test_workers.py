@@ -268,11 +268,14 @@ def test_interrupt_of_the_whole_group_leaves_workers_to_their_parent(moment: str
         start_new_session=True,
     )
     assert parent.stdout is not None
-    while parent.stdout.readline() != f"{moment}\n":
-        pass
-    time.sleep(0.4)  # while the workers still import, or well into stepping
-    os.killpg(parent.pid, signal.SIGINT)
-    out, err = parent.communicate(timeout=20)
+    try:
+        while parent.stdout.readline() != f"{moment}\n":
+            pass
+        time.sleep(0.4)  # while the workers still import, or well into stepping
+        os.killpg(parent.pid, signal.SIGINT)
+        out, err = parent.communicate(timeout=20)
+    finally:
+        parent.kill()
     assert (out.splitlines()[-1], err) == ("interrupted", "")  # no worker's traceback, at exit either
 
 
