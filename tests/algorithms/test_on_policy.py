@@ -163,8 +163,8 @@ def test_gradients_written_down_are_autograds(
         if not one_node:  # layer by layer, every operation a node of autograd's
             monkeypatch.setattr(Dense, "one_node", False)
         learner = make_learner("actor_critic", max_grad_norm=None, threads=threads)
-        gradients, step = [], learner._apply
-        learner._apply = lambda each, step=step, all=gradients: (all.extend(each), step(each))[1]  # type: ignore[method-assign,misc]
+        gradients, step = [], learner._gather
+        learner._gather = lambda each, step=step, all=gradients: (all.extend(each), step(each))[1]  # type: ignore[method-assign,misc]
         metrics = PPO(config, SPEC).update(learner, unroll, 0.0)
         found.append((gradients, metrics, learner.flat))
     (direct, measured, weights), (graph, expected, wanted) = found

@@ -65,6 +65,7 @@ def test_a_slow_actor_does_not_break_the_bound(tmp_path: Path, late: str) -> Non
             *COMMON,
             "parallel.copies=2",
             "parallel.batch=1",
+            "parallel.queue=1",
             "sampler.num_envs=2",
             f"parallel.late={late}",
         ],
