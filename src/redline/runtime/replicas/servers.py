@@ -176,7 +176,8 @@ class ServerJob:
         board = self.memory.board
         while not (board.stopping or port.orphaned()):
             begin = time.perf_counter()
-            letters = np.flatnonzero(full).tolist()
+            # As a list at once: numpy's searches refuse arrays that others write to meanwhile.
+            letters = [bundle for bundle, mark in enumerate(full.tolist()) if mark]
             for bundle in letters:
                 self._serve(shard, bundle)
             now = time.perf_counter()
