@@ -53,6 +53,7 @@ def test_killed_roles_are_replaced_and_the_run_goes_on(system: str, tmp_path: Pa
         chaos.wait_for_steps(tmp_path, process, 500)
         for _ in range(4):
             before = chaos.lines(tmp_path)[-1]["step"]
+            assert eventually(lambda: bool(chaos.children(process.pid)), 30)
             kills += chaos.kill(chance.choice(chaos.children(process.pid)))
             time.sleep(chance.uniform(0.0, 0.3))
             chaos.wait_for_steps(tmp_path, process, before + 1500)

@@ -64,7 +64,7 @@ else:
 
 def metrics(path: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    timed = ("time/", "roles/")
+    timed = ("time/", "roles/", "queue/unrolls")
     return [{name: value for name, value in line.items() if not name.startswith(timed)} for line in lines]
 
 
