@@ -15,7 +15,7 @@ from redline.algorithms import on_policy
 from redline.algorithms.on_policy import ActorCritic, Samples
 from redline.algorithms.trajectories import shards
 from redline.ops.policy import policy_gradient_loss, value_loss
-from redline.ops.returns import episode_ends, gae
+from redline.ops.returns import gae
 from redline.types import Metrics, Unroll
 
 
@@ -47,14 +47,7 @@ class A2C(ActorCritic):
 
     def update(self, learner: Any, unroll: Unroll, fraction: float) -> Metrics:
         """One optimiser step on one unroll [T, B]."""
-        ended = unroll.terminated | unroll.truncated
-        reward, discount = episode_ends(
-            learner.rewards(unroll.reward, ended),
-            unroll.terminated,
-            unroll.truncated,
-            unroll.final_value,
-            self.config.gamma,
-        )
+        reward, discount = on_policy.ends(learner, unroll, self.config.gamma)
         advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
         samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
         if self.config.normalize_advantage:

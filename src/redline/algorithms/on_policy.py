@@ -11,6 +11,7 @@ from torch import Tensor
 
 from redline.ops import distributions
 from redline.ops.distributions import Distribution
+from redline.ops.returns import episode_ends
 from redline.types import ActInput, Spec, Tree, Unroll, tree_map
 
 
@@ -113,6 +114,12 @@ def value(network: Any, x: ActInput) -> Tensor:
     """The network's value f32[B] of observations [B, ...] in recurrent state ``x.state``."""
     output, _ = network(tree_map(lambda leaf: leaf[None], x.observation), x.state, x.reset[None])
     return output.value[0].float()
+
+
+def ends(learner: Any, unroll: Unroll, gamma: float) -> tuple[Tensor, Tensor]:
+    """Rewards f32[T, B] as the learner transforms them and discounts f32[T, B]: see ``ops.returns.episode_ends``."""
+    reward = learner.rewards(unroll.reward, unroll.terminated | unroll.truncated)
+    return episode_ends(reward, unroll.terminated, unroll.truncated, unroll.final_value, gamma)
 
 
 def next_values(unroll: Unroll) -> Tensor:

@@ -18,7 +18,7 @@ from redline.algorithms import on_policy
 from redline.algorithms.on_policy import ActorCritic, Samples
 from redline.ops import distributions
 from redline.ops.ppo import categorical_ppo_loss, categorical_ppo_slopes, ppo_loss
-from redline.ops.returns import episode_ends, gae
+from redline.ops.returns import gae
 from redline.types import Metrics, Spec, Unroll
 
 
@@ -86,14 +86,7 @@ class PPO(ActorCritic):
 
     def samples(self, learner: Any, unroll: Unroll) -> tuple[Samples, Metrics]:
         """What the epochs are made of: the unroll's samples with advantages and value targets, and metrics of them."""
-        ended = unroll.terminated | unroll.truncated
-        reward, discount = episode_ends(
-            learner.rewards(unroll.reward, ended),
-            unroll.terminated,
-            unroll.truncated,
-            unroll.final_value,
-            self.config.gamma,
-        )
+        reward, discount = on_policy.ends(learner, unroll, self.config.gamma)
         advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
         return Samples.of(unroll, advantage, recurrent=unroll.state is not None), {}
 

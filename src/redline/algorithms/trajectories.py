@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from redline.ops.returns import VTrace, episode_ends, vtrace
+from redline.algorithms.on_policy import ends
+from redline.ops.returns import VTrace, vtrace
 from redline.types import Metrics, Tree, Unroll, tree_map
 
 Reduction = Literal["sum", "mean"]
@@ -33,14 +34,7 @@ class Trajectories:
     @classmethod
     def of(cls, learner: Any, unroll: Unroll, gamma: float, reduction: Reduction = "mean") -> Trajectories:
         """The unroll [T, B] with the learner's rewards."""
-        ended = unroll.terminated | unroll.truncated
-        reward, discount = episode_ends(
-            learner.rewards(unroll.reward, ended),
-            unroll.terminated,
-            unroll.truncated,
-            unroll.final_value,
-            gamma,
-        )
+        reward, discount = ends(learner, unroll, gamma)
         return cls(
             observation=unroll.observation,
             action=unroll.action,

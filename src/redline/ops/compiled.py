@@ -14,9 +14,12 @@ import numba
 import numpy as np
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the GIL, sums in vector lanes; cached on disk where some folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
+def jit(function: Callable[..., Any], *, exact: bool = False) -> Callable[..., Any]:
+    """Compile without the GIL, cached on disk where some folder can be written; sums in vector lanes unless ``exact``,
+    which keeps the order of additions as written."""
+    options: dict[str, Any] = {"nogil": True}
+    if not exact:
+        options |= {"error_model": "numpy", "fastmath": {"reassoc", "contract"}}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # "no locator available": neither beside the file nor in the user's cache folder

@@ -6,21 +6,16 @@ The smallest leaf above zero is kept beside the sums, for the importance weights
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import numba
 import numpy as np
+
+from redline.ops.compiled import jit
 
 WIDTH = 8
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the GIL, caching on disk where some folder can be written."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # "no locator available": neither beside the file nor in the user's cache folder
-        return numba.njit(nogil=True)(function)
+_jit = partial(jit, exact=True)  # what is found must agree with what was summed
 
 
 @_jit
