@@ -215,7 +215,8 @@ def test_the_run_shows_roles_and_staleness(tmp_path: Path) -> None:
     assert last.updates > 0
     assert last.episodes > 10
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    assert "loss/lag_mean" in lines[-1]
+    assert "lag/mean" in lines[-1]
+    assert "loss/lag_mean" not in lines[-1], "counted twice"
     assert np.isfinite(lines[-1]["loss/policy_loss"])
 
 

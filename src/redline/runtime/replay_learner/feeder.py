@@ -14,7 +14,7 @@ from redline.replay.shards import EVICT_EVERY, ShardedReplay
 from redline.replay.storage import Block
 from redline.runtime.crew.crews import Muster
 from redline.runtime.parts import Parts
-from redline.types import Metrics, ReplayBatch, Tree, tree_map
+from redline.types import ReplayBatch, Tree, tree_map
 
 RECENT = 50  # batches over which lag is reported
 
@@ -84,15 +84,15 @@ class Feeder:
         self._lags.clear()
         self._lags.extend(lags if lags is not None else ())
 
-    def lag(self) -> Metrics:
+    def lag(self) -> dict[str, float]:
         """Updates between the weights that acted and those that learn, per sample of the newest batches."""
         if not self._lags:
             return {}
         lags = np.concatenate(list(self._lags))
         return {
-            "lag_mean": float(lags.mean()),
-            "lag_p95": float(np.percentile(lags, 95)),
-            "lag_max": float(lags.max()),
+            "mean": float(lags.mean()),
+            "p95": float(np.percentile(lags, 95)),
+            "max": float(lags.max()),
         }
 
 

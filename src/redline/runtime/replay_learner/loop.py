@@ -78,9 +78,8 @@ class ReplayLearnerLoop:
         self._uncounted = 0
         (self._take_turns if self.lock_step else self._run_freely)(fraction, stop)
         with self.intake.lock:
-            self._counted, lag = self.intake.total, self.feeder.lag()
-        taken = self._counted - steps
-        return taken, {name: float(value) for name, value in self.last.items()} | lag
+            self._counted = self.intake.total
+        return self._counted - steps, {name: float(value) for name, value in self.last.items()}
 
     def _take_turns(self, fraction: float, stop: Stop) -> None:
         """The order of ``ReplayLoop``: actors act and step, meanwhile come the updates that are due, then the step is
@@ -186,7 +185,7 @@ class ReplayLearnerLoop:
                     "unrolls": float(np.mean(self.intake.waited)),
                     "replay": float(len(self.feeder.replay)),
                 },
-                lag={name.removeprefix("lag_"): float(lag) for name, lag in self.feeder.lag().items()},
+                lag=self.feeder.lag(),
                 replay_ratio=self.pace.replay_ratio,
             )
 

@@ -114,7 +114,7 @@ class ReplicaLoop:
         taken, self._counted = memory.whole - self._counted, memory.whole
         self.parts.learner.set_progress(fraction, self._counted)
         self._adopt()
-        return taken, memory.reports.read_metrics() | self._staleness()
+        return taken, memory.reports.read_metrics()
 
     def _rest(self) -> None:
         """Wait until no role is at work: weights, counts and states then belong together.
@@ -149,16 +149,16 @@ class ReplicaLoop:
         """i64[LAGS]: gradients applied, by their staleness in updates (the last column counts all that is older)."""
         return self.central.lags.sum(0)
 
-    def _staleness(self) -> Metrics:
+    def _staleness(self) -> dict[str, float]:
         counts = self.lags()
         total = int(counts.sum())
         if not total:
             return {}
         below = np.cumsum(counts) / total
         return {
-            "lag_mean": float(counts @ np.arange(LAGS) / total),
-            "lag_p95": float(np.searchsorted(below, 0.95)),
-            "lag_max": float(np.flatnonzero(counts)[-1]),
+            "mean": float(counts @ np.arange(LAGS) / total),
+            "p95": float(np.searchsorted(below, 0.95)),
+            "max": float(np.flatnonzero(counts)[-1]),
         }
 
     def finished_episodes(self) -> list[Episode]:
@@ -178,7 +178,7 @@ class ReplicaLoop:
         roles = {self._names[0]: float(np.mean(shares[: self.copies]))}
         if self.post is not None:
             roles[self._names[1]] = float(np.mean(shares[self.copies :]))
-        lag = {name.removeprefix("lag_"): float(value) for name, value in self._staleness().items()}
+        lag = self._staleness()
         return Gauges(roles=roles, lag=lag, lag_bound=self.parts.experiment.parallel.max_staleness)
 
     def state(self) -> dict[str, Any]:
