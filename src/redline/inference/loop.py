@@ -61,11 +61,11 @@ class InferenceLoop:
         now = time.monotonic()
         heard = self.channel.wait(self.batcher.until(now))
         now = time.monotonic()
-        for call in heard.calls:
-            self._hear(call // CALLS, call % CALLS, now)
-        for worker in heard.lost:
+        for worker in heard.lost:  # first: its successor's call may have come with the news
             self.crowd.doing[worker] = ABSENT
             self.batcher.remove(worker)
+        for call in heard.calls:
+            self._hear(call // CALLS, call % CALLS, now)
         for worker, slot in heard.slots:
             self.free[worker].append(slot)
             if self.crowd.doing[worker] == RESTING:

@@ -145,7 +145,7 @@ class ProcessCrew:
         while True:
             self._restart_due()
             left = max(deadline - time.monotonic(), 0.0)
-            self._pump(0.0 if self._arrived else min(left, self._until_due()))
+            self._pump(0.0 if self._arrived or self._revived else min(left, self._until_due()))
             if self._arrived or self._revived or time.monotonic() >= deadline:
                 # One by one: other threads post meanwhile.
                 return [self._arrived.popleft() for _ in range(len(self._arrived))]
