@@ -1,0 +1,101 @@
+"""What a probe found out about one experiment on one machine: the planner's only source of numbers. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from redline.planner.costs import GPU, Curve, Machine, Work
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of an environment, a network and an algorithm. Places are ``cpu fp32``, ``cpu bf16``, ``cuda bf16``, ...
+
+    CPU figures are of one thread unless they say how many; those of a GPU are its own seconds, queue apart.
+    """
+
+    environment: str
+    recipe: str
+    algorithm: str
+    machine: Machine  # on which they were measured
+    parameters: int
+    observation_bytes: int  # of one environment's observation
+    batch: (
+        int  # samples that one batch holds (an unroll of all environments), or one update draws from replay
+    )
+    updates: float  # optimiser steps made of one batch
+    action_repeat: int  # frames in an agent step
+    step: dict[int, Work]  # environments stepped together by one thread -> one round
+    act: dict[str, Curve]  # place -> seconds of one acting pass against observations in it
+    record: Curve  # core-seconds of a round's bookkeeping in an actor, against environments
+    train: dict[str, Curve]  # place -> seconds of one forward and backward pass against samples
+    learn: dict[str, dict[int, float]]  # place -> threads -> seconds of one whole batch by the real learner
+    estimate: float  # share of ``learn`` that estimates returns and advantages; the rest improves the policy
+    hand: dict[str, float]  # runtime -> core-seconds of taking in one message
+    publish: float  # seconds of one publication of the weights
+    serve: Curve | None = (
+        None  # core-seconds of an inference server's batch beyond the pass, against workers in it
+    )
+    request: float = 0.0  # core-seconds of a worker's round beyond stepping
+    exchange: dict[str, float] = field(
+        default_factory=dict
+    )  # architecture -> seconds of sharing one gradient
+    drag: dict[str, float] = field(default_factory=dict)  # runtime -> slow-down while every core is busy
+    reset: tuple[float, float] = (0.0, 0.0)  # seconds of a reset: median, 99th percentile
+    transfer: Curve | None = None  # seconds to bring bytes to the GPU, against bytes
+    spread: float = 0.0  # relative: how far repeated measurements lay apart
+    notes: tuple[str, ...] = ()  # what the probe was not sure of
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return _plain(self)
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Costs:
+        """From ``as_dict``'s values, read back from JSON (where keys have become strings)."""
+        curves = {name: _curve(saved[name]) for name in ("record", "serve", "transfer")}
+        by_place = {
+            name: {place: _curve(points) for place, points in saved[name].items()}
+            for name in ("act", "train")
+        }
+        return cls(
+            **{
+                **saved,
+                **curves,
+                **by_place,
+                "machine": machine_of(saved["machine"]),
+                "step": {int(n): work_of(work) for n, work in saved["step"].items()},
+                "learn": {
+                    place: {int(threads): seconds for threads, seconds in each.items()}
+                    for place, each in saved["learn"].items()
+                },
+                "reset": tuple(saved["reset"]),
+                "notes": tuple(saved["notes"]),
+            }
+        )
+
+
+def machine_of(saved: dict[str, Any]) -> Machine:
+    """A machine from plain values."""
+    gpus = saved.get("gpus")
+    return Machine(**{**saved, "gpus": GPU(**gpus) if gpus else None})
+
+
+def work_of(saved: dict[str, Any]) -> Work:
+    """Work from plain values."""
+    return Work(**{**saved, "tail": tuple(saved["tail"])})
+
+
+def _curve(saved: Any) -> Curve | None:
+    return None if saved is None else Curve.of(saved["points"])
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    return value
