@@ -24,7 +24,12 @@ class Option:
     threads: int = 1  # of the learner
     act_on: str = "cpu fp32"  # a place: see ``Costs``
     learn_on: str = "cpu fp32"
-    servers: int = 1
+    servers: int = 1  # shards of a parameter server, locked chunks
+    workers: int = 0  # processes that step one loop's environments; 0: the loop does
+    largest: int = 0  # workers that an inference server acts for at once; 0: no limit
+    ratio: float | None = (
+        None  # samples learned from per sample collected; None: it does not learn from replay
+    )
     lag_bound: int | None = 0
     memory: int = 0  # bytes it needs, about
     settings: dict[str, Any] = field(default_factory=dict)

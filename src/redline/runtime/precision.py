@@ -74,10 +74,9 @@ def measure_precision(experiment: Experiment, spec: Spec, network: nn.Module) ->
 
 def compare(network: nn.Module, spec: Spec, work: Work, clock: Clock = time.thread_time) -> dict[str, float]:
     """Seconds of one thread per agent step in ``fp32`` and ``bf16``; ``clock`` tells the time."""
-    few, many = _observations(spec, work.acting), _observations(spec, work.minibatch)
     passes = {
-        "fp32": _passes(network, torch.float32, few, many),
-        "bf16": _passes(network, torch.bfloat16, few, many),
+        "fp32": network_passes(network, torch.float32, spec, work.acting, work.minibatch),
+        "bf16": network_passes(network, torch.bfloat16, spec, work.acting, work.minibatch),
     }
     best = {name: [float("inf"), float("inf")] for name in passes}
     end, threads = time.perf_counter() + SECONDS, torch.get_num_threads()
@@ -100,28 +99,38 @@ def compare(network: nn.Module, spec: Spec, work: Work, clock: Clock = time.thre
     }
 
 
-def _observations(spec: Spec, count: int) -> Tree:
+def _observations(spec: Spec, count: int, device: str) -> Tree:
     """[1, count, ...] random ones: a picture of zeros might be multiplied faster."""
     space = copy.deepcopy(
         spec.observation
     )  # with a generator of its own: the run's spaces draw what they drew
     space.seed(0)
     samples = [space.sample() for _ in range(count)]
-    return tree_map(lambda *leaves: torch.from_numpy(np.stack(leaves))[None], *samples)
+    return tree_map(lambda *leaves: torch.from_numpy(np.stack(leaves))[None].to(device), *samples)
+
+
+def network_passes(
+    network: nn.Module, dtype: torch.dtype, spec: Spec, acting: int, training: int, device: str = "cpu"
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """An acting pass of so many observations, and a training pass, with the weights in ``dtype``, as ``Learner`` keeps
+    them. ``network`` is left as it is."""
+    return _passes(
+        network, dtype, _observations(spec, acting, device), _observations(spec, training, device), device
+    )
 
 
 def _passes(
-    network: nn.Module, dtype: torch.dtype, few: Tree, many: Tree
+    network: nn.Module, dtype: torch.dtype, few: Tree, many: Tree, device: str
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """An acting and a training pass with the weights in ``dtype``, as ``Learner`` keeps them."""
-    flat = flatten_parameters(copy.deepcopy(network)).to(dtype)
+    network = copy.deepcopy(network).to(device)
+    flat = flatten_parameters(network).to(dtype)
     acting, learning = (twin(network, flat, trainable=trainable) for trainable in (False, True))
     leaves = list(learning.parameters())
 
     def compute(net: nn.Module, observation: Tree) -> Output:
         count = next(tree_leaves(observation)).shape[1]
         state = net.initial_state(count)  # type: ignore[operator]
-        output, _ = net(observation, state, torch.zeros((1, count), dtype=torch.bool))
+        output, _ = net(observation, state, torch.zeros((1, count), dtype=torch.bool, device=device))
         return output
 
     def act() -> None:

@@ -1,0 +1,191 @@
+"""From an option and measured costs to the simulator's numbers: what each role of the architecture does, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from redline.architectures.catalogue import find
+from redline.architectures.model import Architecture
+from redline.planner.costs import Curve, Machine, Work, Workload
+from redline.planner.measured import Costs
+from redline.planner.options import Option
+
+ROUND_TRIP = 150e-6  # core-seconds to wake a worker process and hear from it
+WAKE = 60e-6  # core-seconds of a message between threads or processes
+
+
+def architecture_of(option: Option) -> Architecture:
+    """The option's architecture with its numbers."""
+    return find(option.architecture).sized(option.copies, option.queue)
+
+
+def workload(option: Option, costs: Costs, machine: Machine) -> Workload:
+    """What the simulator needs to know of ``option``. Raises: KeyError for an architecture without arithmetic."""
+    return _OF[option.architecture](option, costs, machine)
+
+
+def round_of(costs: Costs, environments: float) -> Work:
+    """One round's stepping of so many environments on one thread, between and beyond the counts measured."""
+    counts = sorted(costs.step)
+    core = Curve.of((n, costs.step[n].core) for n in counts)
+    wait = Curve.of((n, costs.step[n].wait) for n in counts)
+    nearest = costs.step[min(counts, key=lambda n: abs(n - environments))]
+    few = min(
+        environments / counts[0], 1.0
+    )  # below the smallest count it is proportional, and the curve is level
+    return Work(core.at(environments) * few, wait=wait.at(environments) * few, tail=nearest.tail)
+
+
+def acting(option: Option, costs: Costs, environments: float) -> Work:
+    """One round's acting and bookkeeping for so many environments."""
+    record = costs.record.at(environments)
+    once = 1.0 if option.ratio is not None else 1.0 + 1.0 / option.unroll  # the value after an unroll's end
+    if option.act_on.startswith("cpu"):
+        curve = costs.act["actor"] if "actor" in costs.act else costs.act[option.act_on]
+        return Work(once * curve.at(environments) * _precision(option, costs) + record)
+    passing = costs.act[option.act_on].at(environments)
+    moved = costs.transfer.at(environments * costs.observation_bytes) if costs.transfer is not None else 0.0
+    return Work(record, gpu=once * (passing + moved))
+
+
+def _precision(option: Option, costs: Costs) -> float:
+    """An actor's pass was measured at the place that was chosen; another place's passes are that much longer."""
+    measured = next(iter(costs.learn))
+    if option.act_on == measured or option.act_on not in costs.act or measured not in costs.act:
+        return 1.0
+    size = 32.0
+    return costs.act[option.act_on].at(size) / costs.act[measured].at(size)
+
+
+def learning(option: Option, costs: Costs) -> Work:
+    """One batch by the learner."""
+    by_threads = costs.learn[option.learn_on]
+    if not option.learn_on.startswith("cpu"):
+        return Work(gpu=by_threads[min(by_threads)])
+    if option.threads in by_threads:
+        return Work(by_threads[option.threads] * option.threads, width=option.threads)
+    one, most = by_threads[1], max(by_threads)
+    if most == 1 or option.threads == 1:
+        return Work(one * option.threads, width=option.threads)
+    # Amdahl: what did not shrink with the threads measured stays for any number of them.
+    serial = max((by_threads[most] - one / most) / (1.0 - 1.0 / most), 0.0)
+    seconds = serial + (one - serial) / option.threads
+    return Work(seconds * option.threads, width=option.threads)
+
+
+def _drag(costs: Costs, name: str) -> float:
+    return max(costs.drag.get(name, 1.0), 1.0)
+
+
+def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
+    share = option.environments / option.shards
+    step = round_of(costs, share)
+    if option.workers > 1:
+        width = min(option.workers, machine.cores)
+        trips = ROUND_TRIP * option.workers
+        step = replace(step, core=step.core + trips, width=width, wait=step.wait / option.workers)
+    ratio = option.ratio
+    return Workload(
+        cores=machine.cores,
+        unroll=option.unroll,
+        environments=option.environments,
+        step=step,
+        act=acting(option, costs, share),
+        learn=learning(option, costs),
+        updates=costs.updates,
+        shards=option.shards,
+        groups=option.groups,
+        overlap=ratio is not None,
+        samples=costs.batch if ratio is not None else 0,
+        ratio=ratio,
+        drag=_drag(costs, "threads") if option.shards > 1 else 1.0,
+        gpus=_gpus(machine),
+    )
+
+
+def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
+    """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
+    slow = _drag(costs, f"{option.runtime} actor")
+    step = round_of(costs, option.environments)
+    act = acting(option, costs, option.environments)
+    learn = learning(option, costs)
+    ratio = option.ratio
+    replays = option.architecture == "apex"
+    return Workload(
+        cores=machine.cores,
+        unroll=option.unroll,
+        environments=option.environments,
+        step=replace(step, core=step.core * slow),
+        act=replace(act, core=act.core * slow),
+        learn=replace(learn, core=learn.core * _drag(costs, f"{option.runtime} learner")),
+        updates=1.0 if replays else costs.updates,
+        hand=Work(costs.hand.get(option.runtime, WAKE)),
+        publish=Work(costs.publish),
+        samples=costs.batch if replays else 0,
+        ratio=ratio if replays else None,
+        gpus=_gpus(machine),
+    )
+
+
+def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
+    """Workers step; a batch costs the server the pass and what was seen to come on top."""
+    beyond = costs.serve or Curve.of([(1, WAKE)])
+    sizes = sorted({*(float(n) for n in costs.step), 1.0, 2.0 * max(costs.step)})
+    on_cpu = option.act_on.startswith("cpu")
+    serve = Curve.of(
+        (n, beyond.at(n) + (acting(option, costs, n).core if on_cpu else costs.record.at(n))) for n in sizes
+    )
+    on_gpu = None if on_cpu else Curve.of((n, acting(option, costs, n).gpu) for n in sizes)
+    base = _beside(option, costs, machine)
+    step = round_of(costs, option.environments)
+    return replace(
+        base,
+        step=replace(step, core=step.core + costs.request),
+        act=Work(),
+        serve=serve,
+        serve_gpu=on_gpu,
+        groups=option.groups,
+        largest=option.largest,
+        hand=Work(WAKE),
+    )
+
+
+def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
+    """Copies that collect and learn by themselves, each from its share, and share gradients."""
+    learn = learning(replace(option, threads=1), costs)
+    updates = costs.updates
+    shared = costs.exchange.get(option.architecture, 0.0) * updates
+    share = 1.0 / option.copies
+    ratio = option.ratio
+    return Workload(
+        cores=machine.cores,
+        unroll=option.unroll,
+        environments=option.environments,
+        step=round_of(costs, option.environments),
+        act=acting(option, costs, option.environments),
+        learn=replace(learn, core=learn.core * share + shared, gpu=learn.gpu * share),
+        updates=updates,
+        overlap=ratio is not None,
+        samples=max(int(costs.batch * share), 1) if ratio is not None else 0,
+        ratio=ratio,
+        drag=_drag(costs, option.runtime) if option.copies > 1 else 1.0,
+        chunks=option.servers,
+        gpus=_gpus(machine),
+    )
+
+
+def _gpus(machine: Machine) -> int:
+    return machine.gpus.count if machine.gpus is not None else 0
+
+
+_OF: dict[str, Callable[[Option, Costs, Machine], Workload]] = {
+    "synchronous": _synchronous,
+    "impala": _beside,
+    "apex": _beside,
+    "seed": _seed,
+    "a3c": _sharing,
+    "accel_sync": _sharing,
+    "accel_async": _sharing,
+    "gorila": _sharing,
+}

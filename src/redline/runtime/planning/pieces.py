@@ -1,0 +1,214 @@
+"""Single pieces of an experiment, each timed alone: a round of an actor, a batch of the learner, a pass of the network.
+
+Core-seconds are of the processor's own clock, which does not run while others have the core.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from redline import environments
+from redline.actors import Actor, allocate
+from redline.planner.costs import Curve, Work
+from redline.runtime.parts import Parts
+from redline.runtime.precision import network_passes
+from redline.types import Environment, Step, Unroll
+
+LENGTH = 32  # rounds of one timed collection, at most
+TAIL = 64  # values that stand for how long single rounds take
+QUIET = 0.1  # share of the wall clock below which time without a core is the machine's noise, not a wait
+SPIN = 0.01  # seconds of a look at how much of a core is to be had
+
+
+class Stopwatch:
+    """An environment whose rounds are timed: between an action sent and its step received."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._sent = 0.0
+        self.durations: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._environment, name)
+
+    def send(self, action: np.ndarray) -> None:
+        """As the environment's."""
+        self._sent = time.perf_counter()
+        self._environment.send(action)
+        self._sent = time.perf_counter() - self._sent  # stepping may happen in here
+
+    def recv(self) -> Step:
+        """As the environment's."""
+        begin = time.perf_counter()
+        step = self._environment.recv()
+        self.durations.append(self._sent + time.perf_counter() - begin)
+        return step
+
+
+def availability() -> float:
+    """Share of a core that this process gets while it wants a whole one: 1 on a quiet machine."""
+    wall, core = time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < SPIN:
+        pass
+    return min((time.process_time() - core) / (time.perf_counter() - wall), 1.0)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One time step of an actor's environments."""
+
+    step: Work
+    act: float  # core-seconds
+    record: float  # core-seconds of everything else
+    quiet: float = 1.0  # share of a core that was to be had meanwhile
+
+    @property
+    def alone(self) -> float:
+        """Seconds with nothing else running."""
+        return self.step.alone + self.act + self.record
+
+
+class Collecting:
+    """A real actor with ``count`` environments on one thread."""
+
+    def __init__(self, parts: Parts, count: int, *, threads: int = 1) -> None:
+        experiment = parts.experiment
+        self.count, self.length = count, LENGTH
+        environment = environments.make(experiment.environment, count, threads=threads)
+        self.watch = Stopwatch(environment)
+        self.parts = parts
+        algorithm, acting = parts.algorithm, parts.learner.acting
+        self.actor = Actor([self.watch], algorithm, acting, seed=count, num_envs=count)  # type: ignore[list-item]
+        self.unroll = self._room()
+
+    def _room(self) -> Unroll:
+        parts = self.parts
+        return allocate(parts.algorithm, parts.learner.acting, parts.spec, self.length, self.count)
+
+    def measure(self, seconds: float) -> Round:
+        """Collect for about ``seconds`` after warming up; slow environments get shorter unrolls."""
+        begin = time.perf_counter()
+        if self.length > 4:
+            self.length = 4
+            self.unroll = self._room()
+        self.actor.collect(self.unroll, 0, 0)
+        slow = (time.perf_counter() - begin) / 4
+        self.length = int(np.clip(seconds / 3 / max(slow, 1e-9), 4, LENGTH))
+        self.unroll = self._room()
+        self.actor.collect(self.unroll, 0, 0)
+        self.watch.durations.clear()
+        self.actor.clock.update(stepping=0.0, acting=0.0)
+        rounds, wall, core, quiet = 0, 0.0, 0.0, [availability()]
+        while wall < seconds or rounds < 2 * self.length:
+            begin = time.perf_counter(), time.process_time()
+            self.actor.collect(self.unroll, 0, 0)
+            wall += time.perf_counter() - begin[0]
+            core += time.process_time() - begin[1]
+            quiet.append(availability())
+            rounds += self.length
+            if wall > 4 * seconds:
+                break
+        return self._round(rounds, wall, core, max(float(np.mean(quiet)), 0.1))
+
+    def _round(self, rounds: int, wall: float, core: float, quiet: float) -> Round:
+        # Without a core it waited, or somebody else had the core: as often as while this process only wanted one.
+        idle = max(wall - core / quiet, 0.0)
+        idle = idle if idle > QUIET * wall else 0.0
+        busy = min(
+            core / max(wall - idle, 1e-9), 1.0
+        )  # of the seconds that were not waited, those that were ours
+        clock = self.actor.clock
+        stepping = max(clock["stepping"] - idle, 0.0) * busy
+        acting = clock["acting"] * busy
+        rest = max(core - stepping - acting, 0.0)
+        if self.parts.algorithm.experience == "unroll":  # the value after an unroll's end was a pass more
+            acting /= 1.0 + 1.0 / self.length
+        step = Work(stepping / rounds, wait=idle / rounds, tail=tail_of(self.watch.durations))
+        return Round(step, acting / rounds, rest / rounds, quiet)
+
+    def collect(self, length: int) -> Unroll:
+        """A whole unroll [length, count], to learn from."""
+        self.length = length
+        self.unroll = self._room()
+        self.actor.collect(self.unroll, 0, self.parts.learner.version)
+        return self.unroll
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.actor.close()
+
+
+def tail_of(durations: Sequence[float]) -> tuple[float, ...]:
+    """Durations over their mean, as ``TAIL`` values of the same mean: the slowest ones keep their weight."""
+    if len(durations) < 8:
+        return ()
+    ordered = np.sort(np.asarray(durations))
+    parts = np.array_split(ordered, min(TAIL, len(ordered)))
+    values = np.asarray([part.mean() for part in parts])
+    return tuple((values / values.mean()).round(6).tolist())
+
+
+def resets(parts: Parts, count: int = 3, seconds: float = 3.0) -> tuple[float, float]:
+    """Seconds of a reset of one environment: median and slowest of ``count`` (fewer where they are slow)."""
+    environment = environments.make(parts.experiment.environment, 1, threads=1)
+    spent: list[float] = []
+    end = time.perf_counter() + seconds
+    try:
+        for seed in range(count):
+            begin = time.perf_counter()
+            environment.reset(seed)
+            spent.append(time.perf_counter() - begin)
+            if time.perf_counter() > end:
+                break
+    finally:
+        environment.close()
+    return float(np.median(spent)), max(spent)
+
+
+def learning(parts: Parts, unroll: Unroll, seconds: float) -> float:
+    """Seconds of one whole batch: everything the algorithm makes of ``unroll``. Weights change; the run is a probe's."""
+    spent: list[float] = []
+    begun = time.perf_counter()
+    while len(spent) < 3 or time.perf_counter() - begun < seconds:
+        begin = time.perf_counter()
+        parts.algorithm.update(parts.learner, unroll, 0.0)
+        spent.append(time.perf_counter() - begin)
+        if time.perf_counter() - begun > 4 * seconds and len(spent) >= 2:
+            break
+    return float(np.median(spent[1:]))  # the first prepares kernels
+
+
+def network_curves(
+    parts: Parts, sizes: Sequence[int], *, device: str, precision: str, seconds: float
+) -> tuple[Curve, Curve]:
+    """Acting and training pass against samples, on one thread of the CPU or on the GPU."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    act: list[tuple[float, float]] = []
+    train: list[tuple[float, float]] = []
+    each = seconds / (2 * len(sizes))
+    for size in sizes:
+        forward, backward = network_passes(parts.learner.network, dtype, parts.spec, size, size, device)
+        act.append((size, fastest_half(forward, each, device)))
+        train.append((size, fastest_half(backward, each, device)))
+    return Curve.of(act), Curve.of(train)
+
+
+def fastest_half(call: Callable[[], Any], seconds: float, device: str = "cpu") -> float:
+    """Median of the faster half of repeated calls: what else the machine did fell on the slower one."""
+    wait: Callable[[], Any] = torch.cuda.synchronize if device.startswith("cuda") else bool
+    call()
+    wait()
+    spent: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(spent) < 3 or (time.perf_counter() < end and len(spent) < 500):
+        begin = time.perf_counter()
+        call()
+        wait()
+        spent.append(time.perf_counter() - begin)
+    return float(np.median(sorted(spent)[: (len(spent) + 1) // 2]))

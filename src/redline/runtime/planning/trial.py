@@ -1,0 +1,73 @@
+"""A plan run for a while, learning on: what it really does. No folder, no checkpoint, no screen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from redline.planner.options import Measured
+from redline.runtime.experiment import Experiment, uses_replay
+from redline.runtime.launch import make_loop
+from redline.runtime.parts import assemble
+from redline.runtime.training import one_thread_each
+from redline.types import RunError
+
+WARM = 1.0  # seconds after the first update that are not counted: caches, kernels, queues filling
+STARTS = 120.0  # seconds in which the first update must have come
+
+
+def soon(experiment: Experiment) -> Experiment:
+    """The experiment learning almost at once: what comes before its first update tells nothing of its rate."""
+    if not uses_replay(experiment):
+        return experiment
+    algorithm = experiment.algorithm
+    starts = max(4 * algorithm.batch, 8 * experiment.sampler.num_envs)  # type: ignore[union-attr]
+    starts = min(starts, algorithm.learning_starts)  # type: ignore[union-attr]
+    return replace(experiment, algorithm=replace(algorithm, learning_starts=starts))  # type: ignore[arg-type]
+
+
+def try_out(experiment: Experiment, seconds: float = 4.0, warm: float = WARM) -> Measured:
+    """Train for ``warm`` and then ``seconds`` more, and give the rates of the latter.
+
+    Raises: UserError where the experiment cannot run; RunError where nothing was learned in time.
+    """
+    with one_thread_each():
+        parts = assemble(soon(experiment))
+        try:
+            loop = make_loop(parts)
+            try:
+                return _drive(loop, parts.learner, experiment.run.steps, seconds, warm)
+            finally:
+                loop.close()
+        finally:
+            parts.close()
+
+
+def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured:  # type: ignore[no-untyped-def]
+    steps, begun = 0, time.perf_counter()
+    learning: float | None = None  # since when
+    first: tuple[float, int, int] | None = None
+    while True:
+        taken, _ = loop.iterate(steps, min(steps / total, 1.0), bool)
+        steps += taken
+        now = time.perf_counter()
+        if learner.version > 0 and learning is None:
+            learning = now
+        if learning is None:
+            if now - begun > STARTS:
+                raise RunError(f"no update within {STARTS:.0f} s ({steps} agent steps): nothing to measure")
+            continue
+        if first is None:
+            if now - learning >= warm:
+                first = now, steps, learner.version
+            continue
+        if now - first[0] >= seconds:
+            gauges = loop.gauges()
+            elapsed = now - first[0]
+            return Measured(
+                steps_per_second=(steps - first[1]) / elapsed,
+                updates_per_second=(learner.version - first[2]) / elapsed,
+                seconds=elapsed,
+                utilisation=dict(gauges.roles),
+                lag=dict(gauges.lag),
+            )
