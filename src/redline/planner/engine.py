@@ -50,12 +50,28 @@ class Meter:
         return self.seconds + self.busy * (now - self.since)
 
 
+class AnyOf:
+    """Several processes that a meter counts as one: busy while any of them is."""
+
+    __slots__ = ("busy", "meter")
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.busy = 0
+
+    def add(self, now: float, change: int) -> None:
+        """See ``Meter``."""
+        before, self.busy = self.busy, self.busy + change
+        if not (before and self.busy):
+            self.meter.add(now, change)
+
+
 class Process:
     """A generator under way, and the meter that counts its computing."""
 
     __slots__ = ("meter", "steps")
 
-    def __init__(self, steps: Steps, meter: Meter | None) -> None:
+    def __init__(self, steps: Steps, meter: Meter | AnyOf | None) -> None:
         self.steps = steps
         self.meter = meter
 
@@ -139,7 +155,7 @@ class Engine:
         ] = []  # (when, order, who, GPU seconds or a code)
         self._order = 0
 
-    def spawn(self, steps: Steps, meter: Meter | None = None) -> Process:
+    def spawn(self, steps: Steps, meter: Meter | AnyOf | None = None) -> Process:
         """Start a process now; ``meter`` counts its computing."""
         process = Process(steps, meter)
         self._ready.append((process, None))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from redline.architectures.model import PLANNED, Architecture
-from redline.planner.arrangements import actor_learner, loops, replay
+from redline.planner.arrangements import actor_learner, loops, replay, replicas, serving
 from redline.planner.arrangements.world import World
 from redline.planner.costs import Prediction, Workload
 
@@ -62,6 +62,10 @@ def arrangement(architecture: Architecture) -> Callable[[World], None]:
     runs = {role.runs for role in architecture.roles}
     if runs == {"train"} and not architecture.shares_gradients:
         return loops.start
+    if architecture.shares_gradients and "train" in runs:
+        return replicas.start
+    if runs == {"step", "infer", "learn"}:
+        return serving.start
     if runs == {"collect", "learn"}:
         return actor_learner.start
     if runs == {"collect", "replay", "learn"}:

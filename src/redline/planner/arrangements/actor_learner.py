@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redline.architectures.model import held, lag_bound
 from redline.planner.arrangements.pacer import Pacer
 from redline.planner.arrangements.world import Collector, World
-from redline.planner.engine import Compute, Get, Meter, Queue, Steps
+from redline.planner.engine import AnyOf, Compute, Get, Queue, Steps
 
 
 @dataclass
@@ -27,7 +27,8 @@ class Line:
         """give: hands a free slot to its copy."""
         architecture = world.architecture
         edge, bound = architecture.edge("unroll"), lag_bound(architecture)
-        assert edge is not None and bound is not None
+        assert edge is not None
+        assert bound is not None
         self.world, self.give = world, give
         self.copies, self.each = architecture.senders(edge), 1 + edge.capacity
         self.take = edge.take or self.copies
@@ -51,11 +52,12 @@ def start(world: World) -> None:
     mail = [Queue() for _ in range(copies)]
     line = Line(world, lambda slot: mail[slot.copy].put_now(world.engine, slot))
     for copy in range(copies):
-        world.engine.spawn(actor(line, mail[copy], world.meters[name]), world.meters[name])
+        meter = AnyOf(world.meters[name])
+        world.engine.spawn(actor(line, mail[copy], meter), meter)
     spawn_learner(line)
 
 
-def actor(line: Line, mail: Queue, meter: Meter) -> Steps:
+def actor(line: Line, mail: Queue, meter: AnyOf) -> Steps:
     """Newest weights, an unroll into a slot, its number to the learner."""
     collector = Collector(line.world, line.world.load.unroll, meter)
     engine, waiting = line.world.engine, Get(mail, most=1)

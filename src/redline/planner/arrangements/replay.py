@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redline.planner.arrangements.world import Collector, World
-from redline.planner.engine import Get, Queue, Steps
+from redline.planner.engine import AnyOf, Get, Queue, Steps
 
 
 class Store:
@@ -63,7 +63,8 @@ def start(world: World) -> None:
     store, meters = Store(world), world.meters
     names = {role.runs: role.name for role in world.architecture.roles}
     for copy in range(store.copies):
-        world.engine.spawn(_actor(store, copy), meters[names["collect"]])
+        meter = AnyOf(meters[names["collect"]])
+        world.engine.spawn(_actor(store, copy, meter), meter)
     if store.lock_step:
         world.engine.spawn(_turns(store), meters[names["learn"]])
     else:
@@ -71,9 +72,9 @@ def start(world: World) -> None:
         world.engine.spawn(_learner(store), meters[names["learn"]])
 
 
-def _actor(store: Store, copy: int) -> Steps:
+def _actor(store: Store, copy: int, meter: AnyOf) -> Steps:
     world = store.world
-    collector = Collector(world, world.load.unroll, world.meters[world.architecture.acting.name])
+    collector = Collector(world, world.load.unroll, meter)
     waiting = Get(store.mail[copy], most=1)
     while True:
         yield waiting

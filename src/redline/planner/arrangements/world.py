@@ -11,7 +11,7 @@ import numpy as np
 
 from redline.architectures.model import Architecture
 from redline.planner.costs import Work, Workload
-from redline.planner.engine import Compute, Engine, Get, Meter, Queue, Steps
+from redline.planner.engine import AnyOf, Compute, Engine, Get, Meter, Queue, Steps
 
 BLOCK = 1024  # factors drawn together
 MANY = 64  # pieces in a row from which their mean is drawn from a normal distribution (see ``Work.total_of``)
@@ -116,9 +116,12 @@ class World:
 
 
 class Collector:
-    """One copy's way to an unroll. ``collect`` takes the copy's process through ``rounds`` of stepping and acting."""
+    """One copy's way to an unroll. ``collect`` takes the copy's process through ``rounds`` of stepping and acting.
 
-    def __init__(self, world: World, rounds: int, meter: Meter | None) -> None:
+    ``meter`` counts what the copy does besides, on threads of its own.
+    """
+
+    def __init__(self, world: World, rounds: int, meter: AnyOf | None) -> None:
         load = world.load
         self.world, self.rounds, self.meter = world, rounds, meter
         self.groups = load.groups
