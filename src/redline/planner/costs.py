@@ -128,6 +128,7 @@ class Workload:
     largest: int = 0  # workers in such a batch; 0: no limit
     samples: int = 0  # of one update drawn from replay
     ratio: float | None = None  # samples learned from for each collected, at most; None: as fast as it goes
+    paced: bool = False  # whether actors wait for a learner that learns from replay and is a round behind
     gpus: int = 0
     drag: float = (
         1.0  # how much longer everything takes while all cores are busy: shared caches, interpreter, clock

@@ -1,0 +1,164 @@
+"""What all arrangements need: one workload on one engine, pieces of work with their stragglers, and what is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+
+from redline.architectures.model import Architecture
+from redline.planner.costs import Work, Workload
+from redline.planner.engine import AnyOf, Compute, Engine, Get, Meter, Queue, Steps
+
+BLOCK = 1024  # factors drawn together
+MANY = 64  # pieces in a row from which their mean is drawn from a normal distribution (see ``Work.total_of``)
+
+
+class Tally:
+    """Counts of things, source by source, and their rate.
+
+    The rate of a source is that between its first and its last count: a long batch that ends just outside the time
+    looked at does not matter.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._sources: dict[Any, list[float]] = {}  # first time, last time, counted after the first
+
+    def add(self, source: Any, now: float, count: float) -> None:
+        """``source`` has done ``count`` more."""
+        self.total += count
+        seen = self._sources.get(source)
+        if seen is None:
+            self._sources[source] = [now, now, 0.0]
+        else:
+            seen[1] = now
+            seen[2] += count
+
+    def start(self) -> None:
+        """Forget what was counted so far."""
+        self.total = 0.0
+        self._sources.clear()
+
+    def rate(self, seconds: float) -> float:
+        """A second, of all sources; of one that counted once or never, over the ``seconds`` since ``start``."""
+        if seconds <= 0.0:
+            return 0.0
+        steady = [count / (last - first) for first, last, count in self._sources.values() if last > first]
+        if len(steady) < max(len(self._sources) // 2, 1):
+            return self.total / seconds
+        return sum(steady) * (len(self._sources) / len(steady))
+
+
+class World:
+    """One simulation. Arrangements spawn processes on ``engine`` and count what they do here."""
+
+    def __init__(self, architecture: Architecture, workload: Workload, seed: int) -> None:
+        self.architecture, self.load = architecture, workload
+        self.engine = Engine(workload.cores, gpus=workload.gpus, drag=workload.drag)
+        self.chance = np.random.default_rng(seed)
+        self.meters = {role.name: Meter() for role in architecture.roles}
+        self.steps, self.updates = Tally(), Tally()
+        self.batches = 0  # learned from, all told
+        self.consumed = self.produced = 0.0  # samples learned from, and collected: of replay
+        self.lags: Counter[int] = Counter()  # batches -> unrolls or gradients, since ``start``
+        self._factors: dict[tuple[tuple[float, ...], int], Iterator[float]] = {}
+
+    def start(self) -> None:
+        """Measure from now on."""
+        self.steps.start()
+        self.updates.start()
+        self.lags.clear()
+        self.consumed = self.produced = 0.0
+
+    def factors(self, tail: tuple[float, ...], count: int) -> Iterator[float]:
+        """How long ``count`` pieces in a row take over their mean, again and again: as ``Work.total_of``, in blocks."""
+        if not tail:
+            return repeat(1.0)
+        if (tail, count) not in self._factors:
+            self._factors[tail, count] = self._draw(np.asarray(tail), count)
+        return self._factors[tail, count]
+
+    def _draw(self, tail: np.ndarray, count: int) -> Iterator[float]:
+        while True:
+            if count <= MANY:
+                block = self.chance.choice(tail, (BLOCK, count)).mean(axis=1)
+            else:
+                block = np.maximum(self.chance.normal(1.0, tail.std() / count**0.5, BLOCK), tail.min())
+            yield from block.tolist()
+
+    def pieces(self, work: Work, count: float = 1.0) -> Iterator[Compute]:
+        """The request for ``count`` pieces of ``work`` in a row, again and again, each with luck of its own."""
+        core, wait, gpu = work.core * count, work.wait * count, work.gpu * count
+        if not work.tail:
+            yield from repeat(Compute(core, work.width, wait, gpu))
+        for factor in self.factors(work.tail, max(round(count), 1)):
+            yield Compute(core * factor, work.width, wait * factor, gpu * factor)
+
+    def together(self, pieces: list[tuple[Work, int]]) -> Iterator[Compute]:
+        """One request for several pieces of work that alternate, each ``count`` times, again and again.
+
+        Cores see the same core-seconds over the same time as if they took turns; what is waited for comes after them.
+        """
+        luck = [self.factors(work.tail, count) for work, count in pieces]
+        while True:
+            core = wait = gpu = alone = 0.0
+            for (work, count), factors in zip(pieces, luck, strict=True):
+                times = count * next(factors)
+                core += work.core * times
+                alone += work.core / work.width * times
+                wait += work.wait * times
+                gpu += work.gpu * times
+            yield Compute(core, core / alone if alone else 1.0, wait, gpu)
+
+
+class Collector:
+    """One copy's way to an unroll. ``collect`` takes the copy's process through ``rounds`` of stepping and acting.
+
+    ``meter`` counts what the copy does besides, on threads of its own.
+    """
+
+    def __init__(self, world: World, rounds: int, meter: AnyOf | None) -> None:
+        load = world.load
+        self.world, self.rounds, self.meter = world, rounds, meter
+        self.groups = load.groups
+        # An unroll is one event, unless others queue for the GPU between its rounds, or groups take turns.
+        self.whole = not load.step.gpu and not load.act.gpu and load.groups == 1
+        if self.whole:
+            self._unroll = world.together([(load.step, rounds), (load.act, rounds)])
+        else:
+            self._step = world.pieces(load.step.scaled(1.0 / load.groups))
+            self._act = world.pieces(load.act.scaled(1.0 / load.groups))
+            self._stepped = [Queue() for _ in range(load.groups)]
+            for queue in self._stepped:
+                queue.items.append(0)
+
+    def collect(self) -> Steps:
+        """One unroll."""
+        if self.whole:
+            yield next(self._unroll)
+        elif self.groups == 1:
+            for _ in range(self.rounds):
+                yield next(self._act)
+                yield next(self._step)
+        else:
+            yield from self._alternate()
+
+    def _alternate(self) -> Steps:
+        """While one group steps, on threads of its own, another is acted for."""
+        engine = self.world.engine
+        for _ in range(self.rounds):
+            for queue in self._stepped:
+                yield Get(queue)
+                yield next(self._act)
+                engine.spawn(self._step_group(queue), self.meter)
+        for queue in self._stepped:  # the unroll is whole when all have stepped
+            yield Get(queue)
+            queue.items.append(0)
+
+    def _step_group(self, queue: Queue) -> Steps:
+        yield next(self._step)
+        queue.put_now(self.world.engine, 0)

@@ -1,0 +1,122 @@
+"""What an architecture will do with a workload: its roles and edges as processes on a simulated machine.
+
+The same value that the launcher starts from, the diagram draws and the bound on lag is counted from says here who waits
+for whom. Costs and their stragglers come with the workload. ``bound.bound`` is the closed-form check.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from redline.architectures.model import PLANNED, Architecture
+from redline.planner.arrangements import actor_learner, loops, replay, replicas, serving
+from redline.planner.arrangements.world import World
+from redline.planner.costs import Prediction, Workload
+
+ENOUGH = 20  # batches to be seen before a rate is believed
+SETTLED = 3  # batches before which nothing is measured
+PATIENCE = 100  # times as long as asked for, while there were fewer
+EVENTS = 2_000_000  # after which a simulation ends early: about ten seconds
+
+
+def simulate(
+    architecture: Architecture,
+    workload: Workload,
+    *,
+    seconds: float = 30.0,
+    warm: float = 5.0,
+    seed: int = 0,
+    most: int | None = EVENTS,
+) -> Prediction:
+    """Simulate for a while and say what happened.
+
+    Args:
+        architecture: with numbers of copies and capacities; see ``Architecture.sized``.
+        workload: what its pieces of work cost.
+        seconds: simulated, at least; more where batches take long.
+        warm: simulated seconds at first that do not count.
+        seed: of the stragglers. The same seed gives the same prediction.
+        most: events after which to stop short, having measured over three quarters of them; None: never.
+
+    Returns: the prediction. Steps/s are agent steps. Utilisation is the share of time in which a role computes or waits
+    for its own work, not for another role. Lag is in batches (in updates where gradients are shared, and of slots that
+    come into a replay).
+
+    Raises: ValueError where copies are not chosen yet, or nothing is known about such an arrangement.
+    """
+    if any(role.copies == PLANNED for role in architecture.roles):
+        raise ValueError(f"architecture {architecture.name}: give its copies a number (Architecture.sized)")
+    world = World(architecture, workload, seed)
+    arrangement(architecture)(world)
+    early = None if most is None else most // 4
+    _run(world, min(warm, seconds), seconds, SETTLED, early)
+    began, before = world.engine.now, _account(world)
+    world.start()
+    _run(world, max(seconds, 2.0 * began), seconds, world.batches + ENOUGH, most)
+    return _predict(world, began, before)
+
+
+def arrangement(architecture: Architecture) -> Callable[[World], None]:
+    """What spawns the processes of an architecture, by what its roles run and its edges carry."""
+    runs = {role.runs for role in architecture.roles}
+    if runs == {"train"} and not architecture.shares_gradients:
+        return loops.start
+    if architecture.shares_gradients and "train" in runs:
+        return replicas.start
+    if runs == {"step", "infer", "learn"}:
+        return serving.start
+    if runs == {"collect", "learn"}:
+        return actor_learner.start
+    if runs == {"collect", "replay", "learn"}:
+        return replay.start
+    raise ValueError(f"architecture {architecture.name}: no arrangement of {sorted(runs)} is known")
+
+
+def _run(world: World, until: float, seconds: float, batches: int, most: int | None) -> None:
+    """Run until that time and so many batches, but not for ever."""
+    if not world.engine.run(until, most):
+        return
+    while world.batches < batches and world.engine.now < PATIENCE * seconds:
+        if not world.engine.run(world.engine.now + seconds / 4, most):
+            return
+
+
+def _account(world: World) -> dict[str, float]:
+    engine = world.engine
+    engine.cores.advance(engine.now)
+    busy = {name: meter.at(engine.now) for name, meter in world.meters.items()}
+    return busy | {"#cores": engine.cores.core_seconds, "#gpus": engine.gpus.meter.at(engine.now)}
+
+
+def _predict(world: World, began: float, before: dict[str, float]) -> Prediction:
+    passed = max(world.engine.now - began, 1e-12)
+    spent = {name: (value - before[name]) / passed for name, value in _account(world).items()}
+    cores, gpus = spent.pop("#cores"), spent.pop("#gpus")
+    copies = {role.name: role.copies for role in world.architecture.roles}
+    return Prediction(
+        steps_per_second=world.steps.rate(passed),
+        updates_per_second=world.updates.rate(passed),
+        utilisation={name: min(value / copies[name], 1.0) for name, value in spent.items()},
+        cores_busy=cores,
+        gpu_busy=gpus,
+        lag=lag_gauges(world.lags),
+        replay_ratio=world.consumed / world.produced if world.produced else None,
+    )
+
+
+def lag_gauges(lags: Counter[int]) -> dict[str, float]:
+    """Mean, p95 and max of lags counted by their batches; empty where there are none."""
+    total = sum(lags.values())
+    if not total:
+        return {}
+    seen = 0
+    for lag in sorted(lags):
+        seen += lags[lag]
+        if seen > 0.95 * (total - 1):
+            break
+    return {
+        "mean": sum(lag * count for lag, count in lags.items()) / total,
+        "p95": float(lag),
+        "max": float(max(lags)),
+    }
