@@ -117,7 +117,8 @@ def cost_per_million(machine: Machine, steps_per_second: float) -> float | None:
 
 
 def parse_what_if(text: str) -> WhatIf:
-    """What a text asks about: ``cores=64, gpu=h100x2, env=3x slower, clock=4.2, memory=256GB, network=10Gb, price=2.5``.
+    """What a text asks about, such as ``cores=64, gpu=h100x2, env=3x slower, clock=4.2, memory=256GB, network=10Gb,
+    price=2.5``.
 
     Errors:
         UserError: a key or value is unknown, or two contradict each other: one line that names the nearest valid one.
@@ -154,7 +155,7 @@ def save_machine(machine: Machine, path: Path | str) -> Path:
     text = (
         json.dumps(data, indent=2) + "\n"
         if path.suffix == ".json"
-        else "# a machine, for `redline plan ENV --machine FILE`; memory and rates in bytes, clock in GHz, price an hour\n"
+        else "# for `redline plan ENV --machine FILE`: memory and rates in bytes, clock in GHz, price of an hour\n"
         + yaml.safe_dump(data, sort_keys=False)
     )
     try:

@@ -1,8 +1,8 @@
 """GPUs that nobody has measured here: what their makers publish, and what a small network would make of it.
 
-Dense rates, without sparsity, of NVIDIA's data sheets and architecture papers: H100 SXM (2023), A100 80 GB SXM (2021),
-L4 (2023), GeForce RTX 4090 ("Ada GPU architecture", 2022), Tesla V100 SXM2 (2018), Tesla T4 (2018). V100 and T4 multiply
-neither bf16 nor tf32: they have one place, ``cuda fp32``.
+Dense rates, without sparsity, of NVIDIA's data sheets and architecture papers: H100 SXM (2023), A100 80 GB SXM
+(2021), L4 (2023), GeForce RTX 4090 ("Ada GPU architecture", 2022), Tesla V100 SXM2 (2018), Tesla T4 (2018). V100
+and T4 multiply neither bf16 nor tf32: they have one place, ``cuda fp32``.
 
 A pass through the network is reckoned as::
 

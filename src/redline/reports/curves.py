@@ -257,9 +257,8 @@ def _plot(axes: Axes, drawing: str, overlay: str, hover: str, x_name: str, *, pe
     for value in across:
         left = float(axes.across(np.array([value]))[0]) / _SIDE
         edge = " first" if left < 0.02 else " last" if left > 0.98 else ""
-        labels.append(
-            f'<span class="xt{edge}" style="left:{left:.2%}">{short(value) if axes.log else _tick(value, across)}</span>'
-        )
+        text = short(value) if axes.log else _tick(value, across)
+        labels.append(f'<span class="xt{edge}" style="left:{left:.2%}">{text}</span>')
     return (
         f'<div class="plot" data-x="{escape(x_name, quote=True)}" data-chart="{hover}">'
         f'<svg viewBox="0 0 {_SIDE} {_SIDE}" preserveAspectRatio="none" aria-hidden="true">'

@@ -90,7 +90,7 @@ def settings(config: Mapping[str, Any]) -> str:
 
 
 def bars_card(title: str, rows: Sequence[Bar], note: str = "", most: float | None = None) -> str:
-    """A titled card of bars lying one under another; ``most``: the value that fills the track (default: the largest)."""
+    """A titled card of bars lying one under another; ``most``: what fills the track (default: the largest)."""
     if not rows:
         return ""
     full = most or max(max(row.value, row.high or 0.0) for row in rows) or 1.0

@@ -1,7 +1,7 @@
 """``plan.html``: what a machine could do for an experiment, what it is expected to do, and what holds it up.
 
-Drawn from plain data (``planner.explaining.telling.as_data``, or ``redline plan --json``), so that a plan made elsewhere
-can be looked at here.
+Drawn from plain data (``planner.explaining.telling.as_data``, or ``redline plan --json``), so that a plan made
+elsewhere can be looked at here.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def _options(plan: Mapping[str, Any]) -> str:
                 str(each["complexity"]),
             )
         )
-    head = ("plan", "predicted/s", "measured/s", "off by", "lag", "samples needed", "memory", "complexity")
+    head = ("plan", "predicted/s", "measured/s", "off by", "lag", "samples", "memory", "complexity")
     return table(head, rows)
 
 

@@ -178,7 +178,8 @@ def _compared(crossover: Crossover) -> str:
     first = "the GPU" if margin >= 1 else "the CPU"
     times = short(margin if margin >= 1 else 1 / max(margin, 1e-9), 2)
     about = "about " if crossover.estimated else ""
-    text = f"batch {crossover.batch}: {first} is {about}{times} times as fast as {'one core' if margin >= 1 else 'the GPU'}"
+    than = "one core" if margin >= 1 else "the GPU"
+    text = f"batch {crossover.batch}: {first} is {about}{times} times as fast as {than}"
     if crossover.from_batch is None:
         return f"{text}; the GPU is never ahead"
     text += (
@@ -259,13 +260,16 @@ def _seconds(value: float) -> str:
 
 def describe(option: Option) -> str:
     """How to train by this plan: the options of ``redline train`` that make it."""
-    words = [f"--architecture {option.architecture}"]
-    if option.runtime != "in_process" or option.architecture != "synchronous":
-        words.append(f"--runtime {option.runtime}")
-    words += [f"--set {key}={_word(value)}" for key, value in option.settings.items()]
-    return " ".join(words)
+    own = {"parallel.architecture": option.architecture, "parallel.runtime": option.runtime}
+    return " ".join(
+        f"--set {_word(f'{key}={_plain(value)}')}" for key, value in (own | option.settings).items()
+    )
 
 
-def _word(value: Any) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if re.fullmatch(r"[\w.,/+-]+", text) else f"'{text}'"
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _word(text: str) -> str:
+    """As one word of a shell."""
+    return text if re.fullmatch(r"[\w.,/+=-]+", text) else f"'{text}'"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from redline.planner.costs import Machine, Prediction
+from redline.planner.costs import Curve, Machine, Prediction
 from redline.planner.machines import WhatIf
 from redline.planner.measured import Costs
 from redline.planner.options import Option
@@ -75,7 +76,7 @@ def scaling(option: Option, costs: Costs, machine: Machine, predict: Predict) ->
 def knee(points: Sequence[Point]) -> int | None:
     """The first number beyond which one more brings less than 5%, or, where each is less than a tenth of the whole,
     less than half of what those before brought on average. None: there is none in ``points``."""
-    for here, there in zip(points, points[1:], strict=False):
+    for here, there in itertools.pairwise(points):
         more = there.copies - here.copies
         gain = (there.steps_per_second / max(here.steps_per_second, 1e-12)) ** (1 / more) - 1
         if gain < min(LITTLE, FAIR / here.copies):
@@ -110,25 +111,25 @@ def _gpu(option: Option, costs: Costs, machine: Machine, predict: Predict, base:
         _best(options, _gpu_slower(changed, factor), bigger, predict) for factor in (1.0, 2.0, 0.5)
     )
     # Whoever finds the GPU to be slower leaves it alone.
-    gains = sorted((max(best, base), max(slow, base), max(fast, base)))
-    low, _, high = (gain / base - 1 for gain in gains)
+    low, high = (max(rate / base - 1, 0.0) for rate in (min(best, slow), max(best, fast)))
+    low, high = low * (1 - LEAST_ERROR), high * (1 + LEAST_ERROR)
     return Help("a GPU (H100)", best / base - 1, low, high, estimated=True)
 
 
 def _gpu_slower(costs: Costs, factor: float) -> Costs:
     """Costs whose GPU takes ``factor`` times as long."""
-    on_gpu = {
-        name: {
+
+    def scaled(places: dict[str, Curve]) -> dict[str, Curve]:
+        return {
             place: curve.scaled(factor) if place.startswith("cuda") else curve
-            for place, curve in getattr(costs, name).items()
+            for place, curve in places.items()
         }
-        for name in ("act", "train")
-    }
+
     learn = {
         place: {n: seconds * (factor if place.startswith("cuda") else 1.0) for n, seconds in each.items()}
         for place, each in costs.learn.items()
     }
-    return replace(costs, learn=learn, **on_gpu)
+    return replace(costs, act=scaled(costs.act), train=scaled(costs.train), learn=learn)
 
 
 def _help(name: str, rate: float, base: float) -> Help:
