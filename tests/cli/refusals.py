@@ -6,12 +6,13 @@ import re
 import tempfile
 from pathlib import Path
 
+from tests.cli.bad_plans import PLANS
 from tests.cli.bad_runs import ENVIRONMENTS, RUNS
 from tests.cli.bad_usage import USAGE
 from tests.cli.refusal import TINY, Case, prepare, provoke
 
 PAGE = Path(__file__).parents[2] / "docs" / "refusals.md"
-CASES = [*USAGE, *RUNS, *ENVIRONMENTS]
+CASES = [*USAGE, *RUNS, *ENVIRONMENTS, *PLANS]
 HEAD = """# What Redline says to bad input
 
 Every bad input is one line on stderr and an exit code: 2 where the usage is wrong and nothing was started, 1 where the

@@ -20,6 +20,7 @@ from redline.cli.commands import (
     Bench,
     Command,
     Eval,
+    Plan,
     Play,
     Recipes,
     Record,
@@ -34,6 +35,7 @@ from redline.cli.figures import count, duration, number
 from redline.cli.live import LiveScreen
 from redline.cli.parse import nearest
 from redline.cli.plain import PlainLines
+from redline.cli.planning import plan
 from redline.cli.show import show
 from redline.reports.compare import compare_report
 from redline.reports.html import write_report
@@ -55,6 +57,7 @@ def run(command: Command) -> int:
         Report: report,
         Recipes: list_recipes,
         Show: show,
+        Plan: plan,
         Bench: bench,
         Study: study,
     }

@@ -72,6 +72,26 @@ Folder = Annotated[
 Run = Annotated[Positional[str], arg(metavar="RUN", help="Name of a run, or its folder.")]
 Debug = Annotated[bool, arg(help="Show the traceback of an error.", help_behavior_hint="")]
 Plain = Annotated[bool, arg(help="Plain lines instead of the live screen.", help_behavior_hint="")]
+Recipe = Annotated[
+    str | None, arg(metavar="NAME", help="See `redline recipes`.", help_behavior_hint="(default: fits ENV)")
+]
+Place = Annotated[
+    str | None,
+    arg(
+        metavar="NAME",
+        help="Who does what: see `redline show`.",
+        help_behavior_hint="(default: the recipe's)",
+    ),
+]
+Settings = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(
+        name="set",
+        metavar="KEY=VALUE",
+        help="Change one value, such as algorithm.gamma=0.98; may be given many times.",
+        help_behavior_hint="",
+    ),
+]
 Best = Annotated[
     bool, arg(help="The checkpoint with the highest mean return, not the latest.", help_behavior_hint="")
 ]
@@ -89,10 +109,7 @@ class Train:
             help_behavior_hint="",
         ),
     ] = None
-    recipe: Annotated[
-        str | None,
-        arg(metavar="NAME", help="See `redline recipes`.", help_behavior_hint="(default: fits ENV)"),
-    ] = None
+    recipe: Recipe = None
     steps: Annotated[
         Count | None,
         arg(metavar="N", help="Agent steps in all.", help_behavior_hint="(default: the recipe's)"),
@@ -115,14 +132,7 @@ class Train:
             metavar="DEVICE", help="cpu, cuda, cuda:N or auto.", help_behavior_hint="(default: the recipe's)"
         ),
     ] = None
-    architecture: Annotated[
-        str | None,
-        arg(
-            metavar="NAME",
-            help="Who does what: see `redline show`.",
-            help_behavior_hint="(default: the recipe's)",
-        ),
-    ] = None
+    architecture: Place = None
     runtime: Annotated[
         str | None,
         arg(
@@ -135,15 +145,7 @@ class Train:
         str | None, arg(metavar="NAME", help="Name of the run.", help_behavior_hint="(default: chosen)")
     ] = None
     folder: Folder = "runs"
-    settings: Annotated[
-        UseAppendAction[tuple[str, ...]],
-        arg(
-            name="set",
-            metavar="KEY=VALUE",
-            help="Change one value, such as algorithm.gamma=0.98; may be given many times.",
-            help_behavior_hint="",
-        ),
-    ] = ()
+    settings: Settings = ()
     config: Annotated[
         str | None,
         arg(
@@ -269,6 +271,56 @@ class Show:
     debug: Debug = False
 
 
+def _file(what: str, hint: str = "") -> Any:
+    return arg(metavar="FILE", help=what, help_behavior_hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Say how to train an environment on this machine, or on one that you do not have, how fast, and why."""
+
+    environment: Annotated[
+        Positional[str], arg(metavar="ENV", help="A Gymnasium id or my_package.module:make_env.")
+    ]
+    recipe: Recipe = None
+    what_if: Annotated[
+        str | None,
+        arg(
+            metavar="TEXT",
+            help="Change the machine or the environment: 'cores=64, gpu=h100x2, env=3x slower, clock=4.2, "
+            "memory=256GB, network=10Gb, price=2.5'. Answers are estimates.",
+            help_behavior_hint="",
+        ),
+    ] = None
+    machine: Annotated[str | None, _file("Plan for the machine in this file, not for this one.")] = None
+    save_machine: Annotated[
+        str | None, _file("Write down the machine that was planned for, to edit, share and use by --machine.")
+    ] = None
+    steps: Annotated[
+        Count | None,
+        arg(
+            metavar="N",
+            help="Agent steps to tell the time of.",
+            help_behavior_hint="(default: the recipe's)",
+        ),
+    ] = None
+    architecture: Annotated[
+        str | None,
+        arg(metavar="NAME", help="Plans of this one only.", help_behavior_hint="(default: all that fit)"),
+    ] = None
+    settings: Settings = ()
+    no_verify: Annotated[
+        bool, arg(help="Only predict: do not run the best plans for a few seconds.", help_behavior_hint="")
+    ] = False
+    fresh: Annotated[bool, arg(help="Measure again what was measured before.", help_behavior_hint="")] = False
+    html: Annotated[str | None, _file("Where the page goes.", "(default: plan.html in the runs folder)")] = (
+        None
+    )
+    json: Annotated[str | None, _file("Write everything as JSON too.")] = None
+    folder: Folder = "runs"
+    debug: Debug = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """Measure this machine's ceiling and Redline beside it."""
@@ -318,10 +370,11 @@ COMMANDS: dict[str, Any] = {
     "report": Report,
     "recipes": Recipes,
     "show": Show,
+    "plan": Plan,
     "bench": Bench,
     "study": Study,
 }
-Command = Train | Resume | Eval | Play | Record | Report | Recipes | Show | Bench | Study
+Command = Train | Resume | Eval | Play | Record | Report | Recipes | Show | Plan | Bench | Study
 AnyCommand: Any = (
     Annotated[Train, subcommand("train")]
     | Annotated[Resume, subcommand("resume")]
@@ -331,6 +384,7 @@ AnyCommand: Any = (
     | Annotated[Report, subcommand("report")]
     | Annotated[Recipes, subcommand("recipes")]
     | Annotated[Show, subcommand("show")]
+    | Annotated[Plan, subcommand("plan")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Study, subcommand("study")]
 )

@@ -45,6 +45,12 @@ class Costs:
     reset: tuple[float, float] = (0.0, 0.0)  # seconds of a reset: median, 99th percentile
     transfer: Curve | None = None  # seconds to bring bytes to the GPU, against bytes
     spread: float = 0.0  # relative: how far repeated measurements lay apart
+    flops: float = (
+        0.0  # of one observation's forward pass, a multiplication with its addition being two; 0: unknown
+    )
+    kernels: int = 0  # that a GPU runs for one forward pass; 0: unknown
+    estimated: dict[str, float] = field(default_factory=dict)
+    # place, or "cpu" or "environment" -> relative error of what was reckoned rather than measured
     notes: tuple[str, ...] = ()  # what the probe was not sure of
 
     def as_dict(self) -> dict[str, Any]:

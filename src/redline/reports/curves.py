@@ -12,7 +12,7 @@ from html import escape
 
 import numpy as np
 
-from redline.reports.scales import bounds, short, thin, ticks
+from redline.reports.scales import bounds, log_ticks, short, thin, ticks
 
 _SIDE = 1000  # the SVG's own units, both ways
 
@@ -32,19 +32,34 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """An upright line at ``x`` with a few words beside it."""
+
+    x: float
+    name: str
+    color: str = "c0"
+
+
+@dataclass(frozen=True)
 class Axes:
-    """The part of the plane a chart shows."""
+    """The part of the plane a chart shows; with ``log`` both axes are logarithmic, and all bounds above 0."""
 
     x: tuple[float, float]
     y: tuple[float, float]
+    log: bool = False
 
     def across(self, values: np.ndarray) -> np.ndarray:
         """SVG units from the left."""
-        return (values - self.x[0]) / (self.x[1] - self.x[0]) * _SIDE
+        return self._share(values, self.x) * _SIDE
 
     def down(self, values: np.ndarray) -> np.ndarray:
         """SVG units from the top; far outside stays at the edge's far side, so that paths stay short numbers."""
-        return np.clip((self.y[1] - values) / (self.y[1] - self.y[0]), -1, 2) * _SIDE
+        return np.clip(1.0 - self._share(values, self.y), -1, 2) * _SIDE
+
+    def _share(self, values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+        if self.log:
+            values, ends = np.log10(values), (float(np.log10(ends[0])), float(np.log10(ends[1])))
+        return np.asarray((values - ends[0]) / (ends[1] - ends[0]))
 
 
 def chart(
@@ -56,12 +71,14 @@ def chart(
     from_zero: bool = False,
     robust: bool = False,
     small: bool = False,
+    marks: Sequence[Mark] = (),
 ) -> str:
     """A figure with ``lines``; an empty one says that there is nothing yet.
 
     Args:
       title: above the chart.   x_name: below it.   note: one sentence under the title.
       from_zero: the y axis begins at zero.   robust: it leaves out extremes.   small: one of a grid.
+      marks: upright lines.
     """
     lines = [_thinned(line) for line in lines if len(line.x)]
     if not lines:
@@ -71,10 +88,47 @@ def chart(
         _x_bounds([line.x for line in lines]),
         bounds(np.concatenate(shown), from_zero=from_zero, robust=robust),
     )
-    drawing = "".join(_band(line, axes) for line in lines) + "".join(_curve(line, axes) for line in lines)
+    return _drawn(axes, lines, marks, (title, note, x_name), small=small)
+
+
+def log_chart(
+    title: str, lines: Sequence[Line], *, x_name: str, note: str = "", marks: Sequence[Mark] = ()
+) -> str:
+    """A figure with both axes logarithmic; points that are not above 0 are left out."""
+    lines = [_positive(line) for line in lines]
+    lines = [line for line in lines if len(line.x)]
+    if not lines:
+        return _figure(title, note, "", '<p class="empty">Nothing measured.</p>', False)
+    x = np.concatenate([line.x for line in lines])
+    y = np.concatenate([line.y for line in lines])
+    ends = [(float(each.min()), float(each.max())) for each in (x, y)]
+    ends = [(low, high) if high > low else (low / 2, high * 2) for low, high in ends]
+    axes = Axes(ends[0], (ends[1][0] / 1.3, ends[1][1] * 1.3), log=True)
+    return _drawn(axes, lines, marks, (title, note, x_name))
+
+
+def _positive(line: Line) -> Line:
+    keep = (line.x > 0) & (line.y > 0)
+    return Line(line.name, line.x[keep], line.y[keep], line.color, faint=line.faint, dots=line.dots)
+
+
+def _drawn(
+    axes: Axes,
+    lines: Sequence[Line],
+    marks: Sequence[Mark],
+    words: tuple[str, str, str],
+    *,
+    small: bool = False,
+) -> str:
+    """The figure; ``words``: title, note, name of the x axis."""
+    title, note, x_name = words
+    marks = [mark for mark in marks if axes.x[0] <= mark.x <= axes.x[1]]
+    drawing = "".join(_upright(mark, axes) for mark in marks)
+    drawing += "".join(_band(line, axes) for line in lines) + "".join(_curve(line, axes) for line in lines)
     named = [line for line in lines if not line.faint]
-    dots = "".join(_dots(line, axes) for line in lines if line.dots)
-    body = _plot(axes, drawing, dots, _hover(named, axes), x_name, percent=False)
+    overlay = "".join(_dots(line, axes) for line in lines if line.dots)
+    overlay += "".join(_caption(mark, axes, row) for row, mark in enumerate(marks))
+    body = _plot(axes, drawing, overlay, _hover(named, axes), x_name, percent=False)
     return _figure(title, note, _legend([(line.name, line.color) for line in named]), body, small)
 
 
@@ -153,6 +207,18 @@ def _outline(x: np.ndarray, low: np.ndarray, high: np.ndarray, axes: Axes) -> st
     return "M" + "L".join(_points(x, high, axes) + _points(x, low, axes)[::-1]) + "Z"
 
 
+def _upright(mark: Mark, axes: Axes) -> str:
+    left = float(axes.across(np.array([mark.x]))[0])
+    return f'<path class="mark {mark.color}" d="M{left:.1f} 0V{_SIDE}"/>'
+
+
+def _caption(mark: Mark, axes: Axes, row: int) -> str:
+    """Words at a mark's head, on the side with more room; each on a row of its own."""
+    left = float(axes.across(np.array([mark.x]))[0]) / _SIDE
+    side = " before" if left > 0.6 else ""
+    return f'<span class="mk{side} {mark.color}" style="left:{left:.2%};top:{row * 18}px">{escape(mark.name)}</span>'
+
+
 def _dots(line: Line, axes: Axes) -> str:
     across, down = axes.across(line.x) / _SIDE, axes.down(line.y) / _SIDE
     return "".join(
@@ -180,17 +246,19 @@ def _hover(lines: Sequence[Line], axes: Axes, *, percent: bool = False) -> str:
 
 def _plot(axes: Axes, drawing: str, overlay: str, hover: str, x_name: str, *, percent: bool) -> str:
     grid, labels = [], []
-    marks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else ticks(*axes.y, 6)
+    spaced = log_ticks if axes.log else ticks
+    marks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else spaced(*axes.y, 6)
     for value in marks:
-        top = (axes.y[1] - value) / (axes.y[1] - axes.y[0])
+        top = float(axes.down(np.array([value]))[0]) / _SIDE
         grid.append(f'<path class="grid" d="M0 {top * _SIDE:.1f}H{_SIDE}"/>')
-        text = f"{value:.0%}" if percent else _tick(value, marks)
+        text = f"{value:.0%}" if percent else short(value) if axes.log else _tick(value, marks)
         labels.append(f'<span class="yt" style="top:{top:.2%}">{text}</span>')
-    across = ticks(*axes.x, 6)
+    across = spaced(*axes.x, 6)
     for value in across:
-        left = (value - axes.x[0]) / (axes.x[1] - axes.x[0])
+        left = float(axes.across(np.array([value]))[0]) / _SIDE
         edge = " first" if left < 0.02 else " last" if left > 0.98 else ""
-        labels.append(f'<span class="xt{edge}" style="left:{left:.2%}">{_tick(value, across)}</span>')
+        text = short(value) if axes.log else _tick(value, across)
+        labels.append(f'<span class="xt{edge}" style="left:{left:.2%}">{text}</span>')
     return (
         f'<div class="plot" data-x="{escape(x_name, quote=True)}" data-chart="{hover}">'
         f'<svg viewBox="0 0 {_SIDE} {_SIDE}" preserveAspectRatio="none" aria-hidden="true">'

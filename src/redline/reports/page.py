@@ -66,6 +66,16 @@ figcaption b { font-size: 15px; font-weight: 650 } figcaption small { color: var
 .plot .line { stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
 .plot .line.faint { stroke-width: 1; opacity: .4 }
 .plot .band { fill: var(--c); opacity: .15 } .plot .area { fill: var(--c); opacity: .8 }
+.plot .mark { stroke: var(--c); stroke-width: 1; stroke-dasharray: 4 4 }
+.mk { position: absolute; padding: 1px 6px; font-size: 12px; line-height: 16px; color: var(--c); white-space: nowrap;
+  pointer-events: none }
+.mk.before { transform: translateX(-100%) }
+.rows { display: grid; grid-template-columns: fit-content(45%) minmax(60px, 1fr) max-content; gap: 8px 12px;
+  align-items: center; font-size: 14px; font-variant-numeric: tabular-nums }
+.rows small { color: var(--soft); font-size: 12.5px }
+.track { position: relative; height: 16px; background: var(--grid); border-radius: 4px }
+.track i { position: absolute; top: 0; bottom: 0; left: 0; background: var(--c); border-radius: 4px }
+.track b { position: absolute; top: 7px; height: 2px; background: var(--ink); opacity: .7 }
 .dot { position: absolute; width: 7px; height: 7px; margin: -3.5px; border-radius: 50%; background: var(--card);
   border: 2px solid var(--c) }
 .yt, .xt { position: absolute; font-size: 12px; line-height: 1; color: var(--soft); white-space: nowrap;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,19 @@ from redline.reports.scales import NONE
 
 _LARGEST_FILM = 32 * 2**20  # bytes; a page much larger than this is slow to open
 _KINDS = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: its length is ``value``; ``low`` to ``high`` is drawn over it where given."""
+
+    name: str
+    value: float
+    text: str
+    color: str = "c2"
+    low: float | None = None
+    high: float | None = None
+    remark: str = ""
 
 
 def header(title: str, meta: Sequence[str]) -> str:
@@ -73,6 +87,33 @@ def settings(config: Mapping[str, Any]) -> str:
     cards = [fact_card("experiment", single, code=True)]
     cards += [fact_card(name, _flat(group), code=True) for name, group in groups.items()]
     return f'<div class="facts">{"".join(cards)}</div>'
+
+
+def bars_card(title: str, rows: Sequence[Bar], note: str = "", most: float | None = None) -> str:
+    """A titled card of bars lying one under another; ``most``: what fills the track (default: the largest)."""
+    if not rows:
+        return ""
+    full = most or max(max(row.value, row.high or 0.0) for row in rows) or 1.0
+
+    def share(value: float) -> float:
+        return min(max(value / full, 0.0), 1.0)
+
+    cells = []
+    for row in rows:
+        whisker = ""
+        if row.low is not None and row.high is not None:
+            left, right = share(row.low), share(row.high)
+            whisker = f'<b style="left:{left:.2%};width:{right - left:.2%}"></b>'
+        remark = f" <small>{escape(row.remark)}</small>" if row.remark else ""
+        cells.append(
+            f'<span>{escape(row.name)}{remark}</span><span class="track"><i class="{row.color}" '
+            f'style="width:{share(row.value):.2%}"></i>{whisker}</span><span>{escape(row.text)}</span>'
+        )
+    about = f"<small>{escape(note)}</small>" if note else ""
+    return (
+        f'<section class="card"><figcaption><b>{escape(title)}</b>{about}</figcaption>'
+        f'<div class="rows">{"".join(cells)}</div></section>'
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

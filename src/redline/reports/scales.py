@@ -22,6 +22,23 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers between ``low`` and ``high`` (both above 0), evenly spaced by their logarithm: powers of ten, or of
+    a thousand, where there are many; 1, 2 and 5 times those where there are few."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    for factors, step in (((1, 2, 5), 1), ((1,), 1), ((1,), 3)):
+        found = [
+            factor * 10.0**power
+            for power in range(first, last + 1)
+            if power % step == 0
+            for factor in factors
+            if low * 0.999 <= factor * 10.0**power <= high * 1.001
+        ]
+        if len(found) <= max(count + 2, 3):
+            break
+    return found or [low]
+
+
 def bounds(
     values: np.ndarray, *, from_zero: bool = False, robust: bool = False, margin: float = 0.06
 ) -> tuple[float, float]:

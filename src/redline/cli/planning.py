@@ -1,0 +1,84 @@
+"""``redline plan``: how to train here, how fast, and why; or there, by what-if."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from redline import api
+from redline.cli.commands import Plan
+from redline.planner.explaining.telling import HEAD, answer, as_data, describe, footnotes, table
+from redline.planner.machines import load_machine, parse_what_if, save_machine
+from redline.reports.plan import PLAN, write_plan
+from redline.types import RunError
+
+ASCII = str.maketrans({"±": "+-", "µ": "u", "\u2013": "-", "→": ">"})  # for outputs that know no more
+
+
+def plan(command: Plan) -> int:
+    """Plan, print the answer, and write its page."""
+    # All that can be wrong is looked at before anything is measured, which takes a minute.
+    machine = None if command.machine is None else load_machine(command.machine)
+    what_if = "" if command.what_if is None else parse_what_if(command.what_if).text
+    overrides = list(command.settings)
+    if command.architecture is not None:
+        overrides.append(f"parallel.architecture={command.architecture}")
+    experiment = api.make_experiment(command.environment, command.recipe, overrides=overrides)
+    steps = command.steps or experiment.run.steps
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    found = api.plan(
+        command.environment,
+        command.recipe,
+        what_if=what_if,
+        machine=machine,
+        verify=not (command.no_verify or what_if or machine),  # another machine's plans cannot be run here
+        fresh=command.fresh,
+        overrides=overrides,
+        report=lambda text: console.print(_shown(text), style="dim"),
+    )
+    explanation = api.explain(found)
+    console.print()
+    for sentence in answer(found, explanation, steps):
+        console.print(_shown(sentence))
+    console.print()
+    console.print(_table(table(found)))
+    for note in footnotes(found):
+        console.print(_shown(note), style="dim")
+    data = as_data(found, explanation, steps)
+    if command.json is not None:
+        _write(Path(command.json), json.dumps(data, indent=1, default=str) + "\n")
+    if command.save_machine is not None:
+        print(f"machine: {save_machine(found.machine, command.save_machine)}")
+    print(f"page: {write_plan(data, command.html or Path(command.folder) / PLAN)}")
+    if not what_if and machine is None:
+        recipe = f" --recipe {command.recipe}" if command.recipe else ""
+        print(f"next: redline train {command.environment}{recipe} {describe(found.best.option)}")
+    return 0
+
+
+def _table(rows: list[tuple[str, ...]]) -> Table:
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in HEAD:
+        shown.add_column(heading, justify="left" if heading == HEAD[0] else "right")
+    for index, row in enumerate(rows):
+        shown.add_row(*(_shown(cell) for cell in row), style="bold" if index == 0 else "")
+    return shown
+
+
+def _shown(text: str) -> Text:
+    """Text as it is, without markup; an output that knows only ASCII gets that."""
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    return Text(text if encoding.startswith("utf") else text.translate(ASCII))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,185 @@
+"""The same plan with more copies, more cores, a GPU, a faster environment: what each would bring."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from redline.planner.costs import Curve, Machine, Prediction
+from redline.planner.machines import WhatIf
+from redline.planner.measured import Costs
+from redline.planner.options import Option
+from redline.planner.profiles import published
+
+Predict = Callable[[Option, Costs, Machine], Prediction]
+LITTLE = 0.05  # of the rate: what one more copy must bring to be worth it
+FAIR = (
+    0.5  # of what a copy brings on average: the same with many copies, of which each is a small part anyway
+)
+MOST_COPIES = 1024  # that throughput is drawn for
+LEAST_ERROR = 0.1  # relative, of a gain
+
+
+@dataclass(frozen=True)
+class Point:
+    """Throughput and lag with so many copies."""
+
+    copies: int
+    steps_per_second: float
+    lag_mean: float = 0.0  # batches
+    lag_max: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Throughput and lag against the number of copies."""
+
+    what: str  # copies of the role that steps environments, or actor threads of a loop
+    own: int  # as many as the plan has
+    points: list[Point]
+    knee: int | None  # beyond which one more brings little; None: not within what was looked at
+
+
+@dataclass(frozen=True)
+class Help:
+    """What one change would bring: relative to the plan's rate, 0.4 is 40% more."""
+
+    name: str
+    gain: float
+    low: float
+    high: float
+    estimated: bool = False  # from published rates
+
+
+def grown(option: Option, copies: int) -> Option:
+    """The option with so many copies; a single loop gets so many actor threads, and keeps its environments."""
+    if _has_copies(option):
+        return replace(option, copies=copies)
+    return replace(option, shards=max(min(copies, option.environments // option.groups), 1))
+
+
+def scaling(option: Option, costs: Costs, machine: Machine, predict: Predict) -> Scaling:
+    """Throughput and lag from one copy to twice the cores, or twice the plan's own number."""
+    own = _number(option)
+    most = max(8, 2 * own, min(2 * machine.cores, MOST_COPIES))
+    if not _has_copies(option):
+        most = min(most, max(option.environments // option.groups, 1))
+    points = []
+    for copies in _numbers(most, own):
+        found = predict(grown(option, copies), costs, machine)
+        lag = found.lag
+        points.append(Point(copies, found.steps_per_second, lag.get("mean", 0.0), lag.get("max", 0.0)))
+    return Scaling("copies" if _has_copies(option) else "actor threads", own, points, knee(points))
+
+
+def knee(points: Sequence[Point]) -> int | None:
+    """The first number beyond which one more brings less than 5%, or, where each is less than a tenth of the whole,
+    less than half of what those before brought on average. None: there is none in ``points``."""
+    for here, there in itertools.pairwise(points):
+        more = there.copies - here.copies
+        gain = (there.steps_per_second / max(here.steps_per_second, 1e-12)) ** (1 / more) - 1
+        if gain < min(LITTLE, FAIR / here.copies):
+            return here.copies
+    return None
+
+
+def helps(option: Option, costs: Costs, machine: Machine, predict: Predict) -> list[Help]:
+    """What would bring more, one change at a time, the most first. Each plan is adapted to what it is given."""
+    base = predict(option, costs, machine).steps_per_second
+    found = []
+    for name, cores in (
+        ("one more core", machine.cores + 1),
+        ("twice the cores", machine.cores * 2),
+        ("4 times the cores", machine.cores * 4),
+    ):
+        changed, bigger = WhatIf(cores=cores).apply(costs, machine)
+        best = _best(_for_cores(option, machine.cores, cores, changed), changed, bigger, predict)
+        found.append(_help(name, best, base))
+    if machine.gpus is None:
+        found.append(_gpu(option, costs, machine, predict, base))
+    faster, same = WhatIf(environment=0.5).apply(costs, machine)
+    found.append(_help("an environment twice as fast", _best([option], faster, same, predict), base))
+    return sorted(found, key=lambda each: -each.gain)
+
+
+def _gpu(option: Option, costs: Costs, machine: Machine, predict: Predict, base: float) -> Help:
+    """A GPU by its published rates, between half and twice as fast as they say."""
+    changed, bigger = WhatIf(gpu=published("h100")).apply(costs, machine)
+    options = _for_gpu(option, changed)
+    best, slow, fast = (
+        _best(options, _gpu_slower(changed, factor), bigger, predict) for factor in (1.0, 2.0, 0.5)
+    )
+    # Whoever finds the GPU to be slower leaves it alone.
+    low, high = (max(rate / base - 1, 0.0) for rate in (min(best, slow), max(best, fast)))
+    low, high = low * (1 - LEAST_ERROR), high * (1 + LEAST_ERROR)
+    return Help("a GPU (H100)", best / base - 1, low, high, estimated=True)
+
+
+def _gpu_slower(costs: Costs, factor: float) -> Costs:
+    """Costs whose GPU takes ``factor`` times as long."""
+
+    def scaled(places: dict[str, Curve]) -> dict[str, Curve]:
+        return {
+            place: curve.scaled(factor) if place.startswith("cuda") else curve
+            for place, curve in places.items()
+        }
+
+    learn = {
+        place: {n: seconds * (factor if place.startswith("cuda") else 1.0) for n, seconds in each.items()}
+        for place, each in costs.learn.items()
+    }
+    return replace(costs, act=scaled(costs.act), train=scaled(costs.train), learn=learn)
+
+
+def _help(name: str, rate: float, base: float) -> Help:
+    """A gain of the same model with other numbers: most of what it is wrong about cancels."""
+    gain = rate / base - 1
+    return Help(name, gain, gain - LEAST_ERROR * abs(gain), gain + LEAST_ERROR * abs(gain))
+
+
+def _best(options: Sequence[Option], costs: Costs, machine: Machine, predict: Predict) -> float:
+    return max(predict(option, costs, machine).steps_per_second for option in options)
+
+
+def _for_cores(option: Option, before: int, after: int, costs: Costs) -> list[Option]:
+    """The plan with more copies, more learner threads, or both."""
+    own = _number(option)
+    numbers = {own, own + after - before, max(own * after // before, 1)}
+    known = costs.learn.get(option.learn_on, {})
+    threads = {option.threads}
+    threads |= {n for n in known if option.threads < n <= max(option.threads * after // before, 1)}
+    found = {
+        repr(each): each
+        for number in sorted(numbers)
+        for n in sorted({min(threads), max(threads)})
+        for each in (replace(grown(option, number), threads=n),)
+    }
+    return list(found.values())
+
+
+def _for_gpu(option: Option, costs: Costs) -> list[Option]:
+    """The plan as it is, with learning, acting or both on the GPU, and with one copy more in the learner's place."""
+    place = next((name for name in ("cuda bf16", "cuda fp32") if name in costs.learn), None)
+    if place is None:
+        return [option]
+    learning = replace(option, learn_on=place, threads=1)
+    both = replace(learning, act_on=place)
+    more = _number(option) + 1
+    return [option, learning, both, replace(option, act_on=place), grown(learning, more), grown(both, more)]
+
+
+def _has_copies(option: Option) -> bool:
+    return option.architecture != "synchronous"
+
+
+def _number(option: Option) -> int:
+    return option.copies if _has_copies(option) else option.shards
+
+
+def _numbers(most: int, own: int) -> list[int]:
+    """1 to 8, then 12, 16, 24, 32 and so on, with ``own`` and ``most`` among them."""
+    numbers = {n for n in range(1, 9) if n <= most} | {own, most}
+    for power in range(3, 11):
+        numbers |= {n for n in (2**power, 2**power * 3 // 2) if n <= most}
+    return sorted(numbers)
