@@ -13,6 +13,12 @@ import numpy as np
 
 from redline import environments, networks
 from redline.learners.flat import flatten_parameters
+from redline.planner.choose import predict
+from redline.planner.costs import Machine
+from redline.planner.explaining.explain import Explanation
+from redline.planner.explaining.explain import explain as explain_plan
+from redline.planner.machines import parse_what_if
+from redline.planner.options import Plan
 from redline.recipes import family_of, find
 from redline.recipes.config import load_yaml, override, save_yaml
 from redline.reports.html import write_report
@@ -24,6 +30,7 @@ from redline.runtime.evaluate import Player
 from redline.runtime.evaluate import evaluate as play_episodes
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.runtime.parts import Parts
+from redline.runtime.planning.planning import make_plan
 from redline.types import Environment, Observer, Progress, RunError, Step, Tree, UserError, tree_map
 
 DEFAULT_RECIPE = "ppo"
@@ -227,6 +234,46 @@ def make_experiment(
     if environment is not None:
         experiment = replace(experiment, environment=replace(experiment.environment, id=environment))
     return override(experiment, list(overrides))
+
+
+def plan(
+    environment: str | Callable[..., Any] | None,
+    recipe: str | None = None,
+    *,
+    what_if: str = "",
+    machine: Machine | None = None,
+    verify: bool = True,
+    fresh: bool = False,
+    overrides: Sequence[str] = (),
+    report: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """How to run an experiment on this machine: measured, predicted, and the best plans tried.
+
+    Args:
+      environment, recipe, overrides: as ``train`` takes them; ``parallel.architecture=NAME`` keeps to one architecture.
+      what_if: changes, such as ``"cores=64, gpu=h100, env=3x slower"``.   machine: another one than this.
+      verify: run the best plans for some seconds each.   fresh: measure again what was measured before.
+      report: told what is being done, a line at a time.
+
+    Raises:
+      UserError: something asked for does not exist or cannot be.   RunError: the environment broke while it was timed.
+    """
+    experiment = make_experiment(environment, recipe, overrides=overrides)
+    asked = any(setting.partition("=")[0].strip() == "parallel.architecture" for setting in overrides)
+    return make_plan(
+        experiment,
+        what_if=parse_what_if(what_if) if what_if else None,
+        machine=machine,
+        verify=verify,
+        fresh=fresh,
+        only=experiment.parallel.architecture if asked else None,
+        say=report,
+    )
+
+
+def explain(found: Plan) -> Explanation:
+    """Where a plan's time goes, what limits it, and what would help next."""
+    return explain_plan(found, predict)
 
 
 def resume(

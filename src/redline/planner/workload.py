@@ -40,7 +40,8 @@ def round_of(costs: Costs, environments: float) -> Work:
 def acting(option: Option, costs: Costs, environments: float) -> Work:
     """One round's acting and bookkeeping for so many environments."""
     record = costs.record.at(environments)
-    once = 1.0 if option.ratio is not None else 1.0 + 1.0 / option.unroll  # the value after an unroll's end
+    replays = option.ratio is not None or option.architecture == "apex"
+    once = 1.0 if replays else 1.0 + 1.0 / option.unroll  # the value after an unroll's end
     if option.act_on.startswith("cpu"):
         curve = costs.act["actor"] if "actor" in costs.act else costs.act[option.act_on]
         return Work(once * curve.at(environments) * _precision(option, costs) + record)

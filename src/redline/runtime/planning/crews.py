@@ -39,7 +39,7 @@ def actors_at_work(
     seconds: float,
     learn: Callable[[], Any] | None = None,
 ) -> Company:
-    """Agent steps/s of ``copies`` actors in ``runtime``; with ``learn``, called again and again on a thread beside them.
+    """Agent steps/s of ``copies`` actors in ``runtime``; with ``learn``, called over and over on a thread beside them.
 
     Their channels are IMPALA's, or with a replay Ape-X's, whatever the algorithm would say to learning that way.
     """

@@ -84,7 +84,7 @@ class Collecting:
         self.watch = Stopwatch(environment)
         self.parts = parts
         algorithm, acting = parts.algorithm, parts.learner.acting
-        self.actor = Actor([self.watch], algorithm, acting, seed=count, num_envs=count)  # type: ignore[list-item]
+        self.actor = Actor([self.watch], algorithm, acting, seed=count, num_envs=count)
         self.unroll = self._room()
 
     def _room(self) -> Unroll:
@@ -106,10 +106,10 @@ class Collecting:
         self.actor.clock.update(stepping=0.0, acting=0.0)
         rounds, wall, core, quiet = 0, 0.0, 0.0, [availability()]
         while wall < seconds or rounds < 2 * self.length:
-            begin = time.perf_counter(), time.process_time()
+            then, spent = time.perf_counter(), time.process_time()
             self.actor.collect(self.unroll, 0, 0)
-            wall += time.perf_counter() - begin[0]
-            core += time.process_time() - begin[1]
+            wall += time.perf_counter() - then
+            core += time.process_time() - spent
             quiet.append(availability())
             rounds += self.length
             if wall > 4 * seconds:
@@ -172,7 +172,7 @@ def resets(parts: Parts, count: int = 3, seconds: float = 3.0) -> tuple[float, f
 
 
 def learning(parts: Parts, unroll: Unroll, seconds: float) -> float:
-    """Seconds of one whole batch: everything the algorithm makes of ``unroll``. Weights change; the run is a probe's."""
+    """Seconds of one whole batch: everything the algorithm makes of ``unroll``. Weights change, as in training."""
     spent: list[float] = []
     begun = time.perf_counter()
     while len(spent) < 3 or time.perf_counter() - begun < seconds:

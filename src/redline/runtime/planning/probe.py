@@ -18,7 +18,7 @@ import torch
 
 from redline.architectures.config import ParallelConfig
 from redline.ops.returns import gae
-from redline.planner.costs import GPU, Curve, Machine, Work
+from redline.planner.costs import GPU, Curve, Machine
 from redline.planner.measured import Costs
 from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.in_process import ReplayLoop

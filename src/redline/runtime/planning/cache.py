@@ -1,0 +1,64 @@
+"""What a probe found is kept, one file for each machine, environment, network and version: asked again, it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from redline.planner.costs import Machine
+from redline.planner.measured import Costs
+from redline.runtime.experiment import Experiment
+
+FRESH = 30 * 86_400  # seconds after which a measurement is made again
+
+
+def folder() -> Path:
+    """``$REDLINE_CACHE``, else ``redline`` in the user's folder for caches."""
+    own = os.environ.get("REDLINE_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "redline"
+
+
+def key_of(experiment: Experiment, machine: Machine) -> str:
+    """Changes with whatever changes a cost: machine, environment, network, algorithm, batch, versions."""
+    parts: list[Any] = [
+        machine,
+        experiment.environment,
+        experiment.network,
+        experiment.algorithm,
+        replace(experiment.learner, learning_rate=1.0),
+        experiment.sampler.num_envs,
+        [metadata.version(name) for name in ("redline", "torch", "numpy")],
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
+
+
+def load(key: str) -> Costs | None:
+    """What is known, or None: nothing, too old, or not readable."""
+    path = folder() / f"{key}.json"
+    try:
+        if time.time() - path.stat().st_mtime > FRESH:
+            return None
+        return Costs.of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save(key: str, costs: Costs) -> str | None:
+    """Keep it; None, or a sentence on why it could not be kept (the plan goes on without)."""
+    path = folder() / f"{key}.json"
+    scratch = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(costs.as_dict()), encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        return f"measurements are not kept: {path.parent}: {error.strerror}; set REDLINE_CACHE to a writable folder"
+    return None

@@ -1,0 +1,256 @@
+"""The plans there are for an experiment: every architecture that its algorithm can run on, in every size worth a look.
+
+What learning depends on stays as the recipe has it: samples in a batch, the replay ratio, the bound on lag, memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redline.architectures.catalogue import ARCHITECTURES, find
+from redline.architectures.model import lag_bound
+from redline.planner.costs import Machine
+from redline.planner.measured import Costs
+from redline.planner.options import Option
+from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
+from redline.runtime.plan import parallelism
+from redline.types import Spec, UserError
+
+ASYNCHRONOUS = (
+    "a3c",
+    "accel_async",
+    "gorila",
+)  # each copy learns from a batch of its own: another recipe's choice
+SHORTEST = 5  # time steps of an unroll: shorter ones bootstrap from a value at almost every step
+PROCESS = 350 * 2**20  # bytes of a process with torch in it
+WORKER = 60 * 2**20  # bytes of one without
+OUTSIDE = ("vector", "envpool", "atari", "cartpole")  # environments that step without the interpreter's lock
+
+
+@dataclass(frozen=True)
+class Search:
+    """An experiment, what is known of it, and the machine that plans are made for."""
+
+    experiment: Experiment
+    spec: Spec
+    costs: Costs
+    machine: Machine
+    only: str | None = None  # an architecture that was asked for
+
+    @property
+    def replays(self) -> bool:
+        """Whether it learns from replay."""
+        return uses_replay(self.experiment)
+
+    @property
+    def unroll(self) -> int:
+        """The recipe's time steps of an unroll; 0 where it learns from replay."""
+        return 0 if self.replays else int(self.experiment.algorithm.unroll)  # type: ignore[union-attr]
+
+    @property
+    def ratio(self) -> float | None:
+        """Samples learned from per sample collected: a constraint, where the algorithm sets it."""
+        algorithm: Any = self.experiment.algorithm
+        if not self.replays:
+            return None
+        return algorithm.batch / algorithm.update_every if ALGORITHMS[type(algorithm)].paced else None
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(environments in all, time steps of an unroll) with the recipe's batch, its own first."""
+        envs = self.experiment.sampler.num_envs
+        if self.replays:
+            wider = [n for n in (2 * envs, 4 * envs, 8 * envs) if n <= 8]
+            return [(n, 1) for n in dict.fromkeys([envs, *wider])]
+        found = [(envs, self.unroll)]
+        most = 2 if self.machine.cores <= envs else self.machine.cores / envs
+        factor = 2
+        while factor <= most and self.unroll % factor == 0 and self.unroll // factor >= SHORTEST:
+            found.append((envs * factor, self.unroll // factor))
+            factor *= 2
+        return found
+
+    def waits(self) -> bool:
+        """Whether stepping waits for something that is not this machine's cores."""
+        return any(work.wait > work.core for work in self.costs.step.values())
+
+
+def options(search: Search) -> tuple[list[Option], list[str]]:
+    """Every plan worth predicting, and the architectures that cannot run the experiment, with the reason."""
+    found: dict[str, Option] = {}
+    refused: list[str] = []
+    own = search.experiment.parallel.architecture
+    names = [search.only] if search.only else [n for n in ARCHITECTURES if n not in ASYNCHRONOUS or n == own]
+    for name in names:
+        reason = ""
+        for option in _of(name, search):
+            try:
+                complete = _complete(option, search)
+            except UserError as error:
+                reason = str(error)
+                continue
+            if complete.memory <= (search.machine.memory or complete.memory):
+                found[repr(replace(complete, settings={}))] = complete
+            else:
+                reason = f"{name}: needs about {complete.memory / 2**30:.1f} GiB of memory"
+        if reason and not any(each.architecture == name for each in found.values()):
+            refused.append(reason)
+    return list(found.values()), refused
+
+
+def _of(name: str, search: Search) -> Iterator[Option]:
+    """Sizes of one architecture."""
+    if name == "synchronous":
+        yield from _loops(search)
+        return
+    for envs, unroll in search.sizes():
+        for copies in _copies(name, envs, search):
+            for runtime in _runtimes(search):
+                for act_on, learn_on in _places(search, acts_on_gpu=name == "seed"):
+                    queue = search.experiment.parallel.queue
+                    yield Option(
+                        architecture=name,
+                        runtime=runtime,
+                        copies=copies,
+                        environments=max(envs // copies, 1),
+                        unroll=unroll,
+                        queue=-1 if queue is None else queue,  # -1: the most that the algorithm bears
+                        groups=min(2, copies) if name == "seed" else 1,
+                        act_on=act_on,
+                        learn_on=learn_on,
+                        servers=3 if name == "accel_async" else 1,
+                        ratio=search.ratio,
+                    )
+
+
+def _loops(search: Search) -> Iterator[Option]:
+    cores, cpu = search.machine.cores, _cpu(search)
+    for envs, unroll in search.sizes():
+        for act_on, learn_on in _places(search, acts_on_gpu=True):
+            if (act_on == cpu) != (learn_on == cpu):
+                continue  # one loop has one device
+            base = Option("synchronous", "in_process", 1, envs, unroll, act_on=act_on, learn_on=learn_on)
+            base = replace(base, ratio=search.ratio)
+            threads = _numbers(cores, among=search.costs.learn.get(learn_on, {1: 0.0}))
+            for learners in threads if learn_on == cpu else [1]:
+                for shards in [1] if search.replays or act_on != cpu else _numbers(min(cores, envs)):
+                    yield replace(base, threads=learners, shards=shards)
+                if _pay(search, envs):
+                    for workers in sorted({min(cores, envs), envs}):
+                        for groups in (1, 2) if envs >= 2 and not search.replays else (1,):
+                            yield replace(base, threads=learners, workers=workers, groups=groups)
+
+
+def _pay(search: Search, envs: int) -> bool:
+    """Whether environments in Python step slowly enough for worker processes."""
+    if search.spec.frame_stack > 1 or search.experiment.environment.backend in OUTSIDE or envs < 2:
+        return False
+    each = max(work.core + work.wait for work in search.costs.step.values())
+    return each > 2e-3
+
+
+def _copies(name: str, envs: int, search: Search) -> list[int]:
+    cores = search.machine.cores
+    most = min(envs, 64 if search.waits() else 2 * cores if cores > 2 else cores)
+    least = 2 if name in ("seed", "accel_sync", "accel_async", "a3c") else 1
+    return [n for n in _numbers(most, cores - 1) if n >= least and envs % n == 0]
+
+
+def _numbers(most: int, *also: int, among: Iterable[int] = ()) -> list[int]:
+    """1, 2, 4, ... with ``most`` and others; where ``among`` is given, those of it."""
+    if among:
+        return sorted({n for n in among if n <= most} or {1})
+    powers = {2**power for power in range(most.bit_length())}
+    return sorted(n for n in powers | {most, *also} if 1 <= n <= most)
+
+
+def _runtimes(search: Search) -> list[str]:
+    outside = search.spec.frame_stack > 1 or search.experiment.environment.backend in OUTSIDE
+    outside = outside or search.spec.name.startswith("CartPole")
+    asked = search.experiment.parallel.runtime
+    if asked in ("threads", "processes"):
+        return [asked]
+    return ["threads", "processes"] if outside or search.waits() else ["processes", "threads"]
+
+
+def _cpu(search: Search) -> str:
+    return next(place for place in search.costs.learn if place.startswith("cpu"))
+
+
+def _places(search: Search, *, acts_on_gpu: bool) -> list[tuple[str, str]]:
+    """(where actions are chosen, where gradients are computed)."""
+    cpu = _cpu(search)
+    found = [(cpu, cpu)]
+    if search.machine.gpus is not None:
+        cuda = [place for place in search.costs.learn if place.startswith("cuda")]
+        found += [(place if acts_on_gpu else cpu, place) for place in cuda]
+    return found
+
+
+def _complete(option: Option, search: Search) -> Option:
+    """With queue, lag bound, memory and settings. Raises: UserError where it cannot run."""
+    configured = parallelism(configure(search.experiment, option), search.spec, search.machine.cores)
+    queue = 0 if option.architecture == "synchronous" else int(configured.queue or 0)
+    architecture = find(option.architecture).sized(option.copies, queue)
+    unroll = option.unroll
+    if search.replays and option.architecture == "apex":
+        unroll = max(configured.slot, 1)
+    done = replace(option, queue=queue, unroll=unroll, lag_bound=lag_bound(architecture))
+    done = replace(done, memory=_memory(done, search))
+    return replace(done, settings=settings_of(done, search))
+
+
+def _memory(option: Option, search: Search) -> int:
+    """Bytes, about: processes, slots, replay."""
+    envs, experiment = option.environments * option.copies, search.experiment
+    observation = search.costs.observation_bytes
+    slots = (option.unroll + 1) * envs * observation * (2 + option.queue)
+    replay = 0
+    if search.replays and experiment.replay is not None:
+        stack = max(search.spec.frame_stack, 1)
+        replay = min(experiment.replay.capacity, experiment.run.steps) * (observation // stack)
+    processes = 1 + (option.copies if option.runtime == "processes" and option.architecture != "seed" else 0)
+    return PROCESS * processes + WORKER * option.workers + slots + replay + 16 * search.costs.parameters
+
+
+def configure(experiment: Experiment, option: Option) -> Experiment:
+    """The experiment as the option has it."""
+    algorithm: Any = experiment.algorithm
+    envs = option.environments * option.copies
+    if hasattr(algorithm, "unroll"):
+        algorithm = replace(algorithm, unroll=option.unroll)
+    environment = experiment.environment
+    if option.workers > 1:
+        environment = replace(environment, backend="workers", workers=option.workers)
+    elif environment.backend == "auto" and option.architecture == "synchronous" and not option.workers:
+        environment = replace(environment, workers=0)
+    place, precision = option.learn_on.split()
+    return replace(
+        experiment,
+        algorithm=algorithm,
+        environment=environment,
+        sampler=replace(experiment.sampler, num_envs=envs, shards=option.shards, groups=option.groups),
+        learner=replace(experiment.learner, device=place, precision=precision, threads=option.threads),  # type: ignore[arg-type]
+        parallel=replace(
+            experiment.parallel,
+            architecture=option.architecture,
+            runtime="auto" if option.architecture == "synchronous" else option.runtime,  # type: ignore[arg-type]
+            copies=option.copies,
+            queue=None if option.queue < 0 else option.queue,
+            servers=option.servers if option.architecture in ASYNCHRONOUS else 0,
+            replay_ratio=experiment.parallel.replay_ratio,
+        ),
+    )
+
+
+def settings_of(option: Option, search: Search) -> dict[str, Any]:
+    """What makes the experiment the option's, as ``--set`` takes it: the values that differ."""
+    before, after = search.experiment, configure(search.experiment, option)
+    found: dict[str, Any] = {}
+    for part in ("parallel", "sampler", "learner", "environment", "algorithm"):
+        old, new = getattr(before, part), getattr(after, part)
+        for name in new.__dataclass_fields__:
+            if getattr(old, name) != getattr(new, name):
+                found[f"{part}.{name}"] = getattr(new, name)
+    return found
