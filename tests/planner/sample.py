@@ -18,6 +18,7 @@ COSTS = Costs(
     observation_bytes=4 * 84 * 84,
     batch=640,
     updates=1.0,
+    minibatch=640,
     action_repeat=4,
     step={1: Work(core=400e-6), 16: Work(core=4.8e-3, tail=(0.9, 1.0, 1.1))},
     act={

@@ -25,6 +25,7 @@ class Costs:
         int  # samples that one batch holds (an unroll of all environments), or one update draws from replay
     )
     updates: float  # optimiser steps made of one batch
+    minibatch: int  # samples of one of them
     action_repeat: int  # frames in an agent step
     step: dict[int, Work]  # environments stepped together by one thread -> one round
     act: dict[str, Curve]  # place -> seconds of one acting pass against observations in it

@@ -156,8 +156,8 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Copies that collect and learn by themselves, each from its share, and share gradients."""
     learn = learning(replace(option, threads=1), costs)
     updates = costs.updates
+    share = _share(option, costs)
     shared = costs.exchange.get(option.architecture, 0.0) * updates
-    share = 1.0 / option.copies
     ratio = option.ratio
     return Workload(
         cores=machine.cores,
@@ -168,12 +168,19 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
         learn=replace(learn, core=learn.core * share + shared, gpu=learn.gpu * share),
         updates=updates,
         overlap=ratio is not None,
-        samples=max(int(costs.batch * share), 1) if ratio is not None else 0,
+        samples=max(costs.batch // option.copies, 1) if ratio is not None else 0,
         ratio=ratio,
         drag=_drag(costs, option.runtime) if option.copies > 1 else 1.0,
         chunks=option.servers,
         gpus=_gpus(machine),
     )
+
+
+def _share(option: Option, costs: Costs) -> float:
+    """What a copy's share of a batch costs of the whole: more than its part, where small passes cost as much as large."""
+    passes = costs.train[option.learn_on]
+    part = max(costs.minibatch / option.copies, 1.0)
+    return max(passes.at(part) / passes.at(costs.minibatch), 1.0 / option.copies)
 
 
 def _gpus(machine: Machine) -> int:

@@ -107,11 +107,12 @@ class Collecting:
         rounds, wall, core, quiet = 0, 0.0, 0.0, [availability()]
         while wall < seconds or rounds < 2 * self.length:
             then, spent = time.perf_counter(), time.process_time()
-            self.actor.collect(self.unroll, 0, 0)
+            while time.perf_counter() - then < 8 * SPIN:
+                self.actor.collect(self.unroll, 0, 0)
+                rounds += self.length
             wall += time.perf_counter() - then
             core += time.process_time() - spent
             quiet.append(availability())
-            rounds += self.length
             if wall > 4 * seconds:
                 break
         return self._round(rounds, wall, core, max(float(np.mean(quiet)), 0.1))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,18 +78,38 @@ class _Probe:
         )
         self.place = f"cpu {self.parts.experiment.learner.precision}"
         self.notes: list[str] = []
+        self.rooms: dict[int, Collecting] = {}  # by environments: making and resetting some takes seconds
+        self.rounds: dict[int, pieces.Round] = {}
+
+    def room(self, count: int) -> Collecting:
+        """Real actors with so many environments, made once."""
+        if count not in self.rooms:
+            self.rooms[count] = Collecting(self.parts, count)
+        return self.rooms[count]
+
+    def round(self, count: int) -> pieces.Round:
+        """A round of so many environments on one thread, measured once."""
+        if count not in self.rounds:
+            self.rounds[count] = self.room(count).measure(self.budget.round)
+        return self.rounds[count]
 
     def run(self) -> Costs:
         parts, envs = self.parts, self.experiment.sampler.num_envs
         try:
             self.say("stepping and acting")
-            rounds = self._rounds()
+            rounds = {count: self.round(count) for count in counts_of(envs, self.cores)}
             self.say("learning")
             learn, batch, updates, unroll = self._learning()
             self.say("the network alone")
             act, train = self._network()
             self.say("roles side by side")
-            drag = self._drag(rounds[envs], learn, unroll)
+            drag = self._drag(learn, unroll)
+            quiet = min(each.quiet for each in self.rounds.values())
+            if quiet < 0.9:
+                self.notes.append(
+                    f"other programs had up to {1 - quiet:.0%} of a core while this was measured: measure again "
+                    "(--fresh) when the machine is quiet"
+                )
             costs = Costs(
                 environment=parts.spec.name,
                 recipe=self.experiment.recipe,
@@ -99,67 +119,80 @@ class _Probe:
                 observation_bytes=_observation_bytes(parts.spec.observation),
                 batch=batch,
                 updates=updates,
+                minibatch=self._minibatch(batch),
                 action_repeat=parts.spec.action_repeat,
                 step={count: each.step for count, each in rounds.items()},
                 act=act | {"actor": Curve.of((n, each.act) for n, each in rounds.items())},
                 record=Curve.of((n, each.record) for n, each in rounds.items()),
                 train=train,
-                learn={self.place: learn},
-                estimate=self._estimate(learn),
+                learn=learn,
+                estimate=self._estimate(learn[self.place][1]),
                 hand={"threads": self._hand(unroll), "processes": self._hand(unroll)},
                 publish=crews.publication(parts),
                 exchange=self._exchange(),
                 drag=drag,
                 reset=pieces.resets(parts),
+                spread=0.1 if self.notes else 0.0,
                 notes=tuple(self.notes),
             )
             return self._with_server(costs) if not self.replays else costs
         finally:
+            for room in self.rooms.values():
+                room.close()
             parts.close()
 
-    def _rounds(self) -> dict[int, pieces.Round]:
-        rounds: dict[int, pieces.Round] = {}
-        for count in counts_of(self.experiment.sampler.num_envs, self.cores):
-            collecting = Collecting(self.parts, count)
-            try:
-                rounds[count] = collecting.measure(self.budget.round)
-            finally:
-                collecting.close()
-        return rounds
-
-    def _learning(self) -> tuple[dict[int, float], int, float, Any]:
-        """Seconds of a batch by threads; samples and optimiser steps in it; an unroll of it."""
-        seconds: dict[int, float] = {}
-        unroll: Any = None
-        updates = 1.0
+    def _learning(self) -> tuple[dict[str, dict[int, float]], int, float, Any]:
+        """Seconds of a batch by place and threads; samples and optimiser steps in it; an unroll of it, or an update."""
+        seconds: dict[str, dict[int, float]] = {self.place: {}}
+        material = None if self.replays else self.room(self.experiment.sampler.num_envs).collect(self._length)
+        updates, work = 1.0, material
         for threads in sorted({1, self.cores}):
-            parts = self.parts if threads == 1 else assemble(alone(self.experiment, threads))
-            try:
-                if self.replays:
-                    seconds[threads], unroll = self._update(parts)
-                    continue
-                if unroll is None:
-                    unroll = self._whole_unroll()
-                before = parts.learner.version
-                parts.algorithm.update(parts.learner, unroll, 0.0)
-                updates = float(parts.learner.version - before)
-                seconds[threads] = pieces.learning(parts, unroll, self.budget.learn)
-            finally:
-                if parts is not self.parts:
-                    parts.close()
+            with self._sized(threads) as parts:
+                spent, made, done = self._batch(parts, material)
+                seconds[self.place][threads] = spent
+                updates, work = (done, made) if threads == 1 else (updates, work)
+        if torch.cuda.is_available():
+            for precision in ("fp32", "bf16"):
+                with self._sized(1, "cuda", precision) as parts:
+                    seconds[f"cuda {precision}"] = {1: self._batch(parts, material)[0]}
         algorithm: Any = self.experiment.algorithm
-        batch = algorithm.batch if self.replays else unroll.action.numel() // max(_width(unroll), 1)
-        return seconds, int(batch), updates, unroll
+        batch = algorithm.batch if material is None else material.action.numel() // max(_width(material), 1)
+        return seconds, int(batch), updates, work
 
-    def _whole_unroll(self) -> Any:
-        collecting = Collecting(self.parts, self.experiment.sampler.num_envs, threads=self.cores)
+    @property
+    def _length(self) -> int:
+        return int(self.experiment.algorithm.unroll)  # type: ignore[union-attr]
+
+    def _minibatch(self, batch: int) -> int:
+        return max(batch // int(getattr(self.experiment.algorithm, "minibatches", 1)), 1)
+
+    @contextmanager
+    def _sized(self, threads: int, device: str = "cpu", precision: str | None = None) -> Iterator[Parts]:
+        """Parts with a learner of so many threads, or on a GPU."""
+        if threads == 1 and device == "cpu":
+            yield self.parts
+            return
+        learner = replace(alone(self.experiment, threads).learner, device=device)
+        learner = learner if precision is None else replace(learner, precision=precision)  # type: ignore[arg-type]
+        parts = assemble(replace(alone(self.experiment, threads), learner=learner))
         try:
-            return collecting.collect(self.experiment.algorithm.unroll)  # type: ignore[union-attr]
+            yield parts
         finally:
-            collecting.close()
+            parts.close()
+
+    def _batch(self, parts: Parts, unroll: Any) -> tuple[float, Any, float]:
+        """Seconds of one batch, what it is made of (an update from replay: the call), and its optimiser steps."""
+        if unroll is None:
+            return *self._update(parts), 1.0
+        if parts.learner.device.type == "cuda":
+            unroll = unroll.map(lambda x: x.to(parts.learner.device))
+        before = parts.learner.version
+        parts.algorithm.update(parts.learner, unroll, 0.0)
+        updates = float(parts.learner.version - before)
+        return pieces.learning(parts, unroll, self.budget.learn), unroll, updates
 
     def _update(self, parts: Parts) -> tuple[float, Any]:
-        """Seconds of one update from a replay, the drawing and the priorities with it; and what it does."""
+        """Seconds of one update from a replay, the drawing and the priorities with it; and what does it."""
         loop = ReplayLoop(parts)
         try:
             steps = 0
@@ -169,7 +202,7 @@ class _Probe:
             def update() -> None:
                 loop._update(0.0, None)
 
-            return fastest_half(update, self.budget.learn), update
+            return fastest_half(update, self.budget.learn, str(parts.learner.device)), update
         finally:
             loop.close()
 
@@ -187,25 +220,21 @@ class _Probe:
                 )
         return acts, trains
 
-    def _estimate(self, learn: dict[int, float]) -> float:
+    def _estimate(self, learn: float) -> float:
         """Share of a batch's seconds that returns and advantages take."""
         if self.replays:
             return 0.0
         length, envs = self.experiment.algorithm.unroll, self.experiment.sampler.num_envs  # type: ignore[union-attr]
         rewards, values = torch.zeros(length, envs), torch.zeros(length + 1, envs)
-        return min(fastest_half(lambda: gae(rewards, rewards, values, 0.95), 0.1) / learn[1], 1.0)
+        return min(fastest_half(lambda: gae(rewards, rewards, values, 0.95), 0.1) / learn, 1.0)
 
     def _hand(self, unroll: Any) -> float:
         """Core-seconds of taking in one message: its part of the copy into the batch, and the wake-up."""
         wake = 60e-6
         if self.replays:
             return wake
-        half = max(unroll.action.shape[1] // 2, 1)
-        part = Collecting(self.parts, half)
-        try:
-            return wake + crews.joining(self.parts, [part.collect(len(unroll.action))] * 2)
-        finally:
-            part.close()
+        part = self.room(max(unroll.action.shape[1] // self.cores, 1)).collect(len(unroll.action))
+        return wake + crews.joining(self.parts, [part, part])
 
     def _exchange(self) -> dict[str, float]:
         """Seconds of sharing one gradient between two learners, from passes over the memory that it makes."""
@@ -219,36 +248,30 @@ class _Probe:
             "gorila": meet + 4 * once,
         }
 
-    def _drag(self, single: pieces.Round, learn: dict[int, float], unroll: Any) -> dict[str, float]:
+    def _drag(self, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, float]:
         """How much longer things take in company: of ``cores`` actors, and of actors beside a learner."""
         if self.cores == 1:
             return {}
-        experiment, budget, envs = self.experiment, self.budget, self.experiment.sampler.num_envs
+        experiment, seconds, envs = self.experiment, self.budget.crew, self.experiment.sampler.num_envs
         drag: dict[str, float] = {}
-        learner = self.parts.learner
 
         def batch() -> None:
-            unroll() if self.replays else self.parts.algorithm.update(learner, unroll, 0.0)
+            unroll() if self.replays else self.parts.algorithm.update(self.parts.learner, unroll, 0.0)
 
         for runtime in ("threads", "processes"):
-            beside = self.cores - 1
-            one = self._round_seconds(envs // beside)
-            work = crews.actors_at_work(experiment, runtime, beside, budget.crew, batch)
-            drag[f"{runtime} actor"] = max(one * work.steps_per_second / envs, 1e-9) ** -1
-            drag[f"{runtime} learner"] = work.learned / learn[1]
+            actors = min(self.cores - 1, envs)
+            work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
+            drag[f"{runtime} actor"] = self._slower(actors, work.steps_per_second)
+            drag[f"{runtime} learner"] = work.learned / learn[self.place][1]
             if envs >= self.cores:
-                share = self._round_seconds(envs // self.cores)
-                work = crews.actors_at_work(experiment, runtime, self.cores, budget.crew)
-                drag[runtime] = max(share * work.steps_per_second / envs, 1e-9) ** -1
+                work = crews.actors_at_work(experiment, runtime, self.cores, seconds)
+                drag[runtime] = self._slower(self.cores, work.steps_per_second)
         return {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
 
-    def _round_seconds(self, count: int) -> float:
-        collecting = Collecting(self.parts, max(count, 1))
-        try:
-            each = collecting.measure(self.budget.round / 2)
-            return each.step.alone + each.act + each.record
-        finally:
-            collecting.close()
+    def _slower(self, actors: int, steps_per_second: float) -> float:
+        """What ``actors`` reached together, as a multiple of the seconds that each takes alone."""
+        envs = self.experiment.sampler.num_envs
+        return envs / max(steps_per_second, 1e-9) / self.round(max(envs // actors, 1)).alone
 
     def _with_server(self, costs: Costs) -> Costs:
         """An inference server at work: what a batch costs beyond the pass, from the processor seconds it used."""
@@ -256,17 +279,12 @@ class _Probe:
         workers = min(max(self.cores, 2), envs)
         if workers < 2:
             return costs
-        begin, core = time.perf_counter(), time.process_time()
         work = crews.server_at_work(self.experiment, "threads", workers, self.budget.crew)
-        del begin, core
-        # Two groups take turns on as many cores as there are: what a round costs in all, less its known parts.
-        half = envs // 2
-        known = costs.step[min(costs.step, key=lambda n: abs(n - half))]
-        step = known.core * half / min(costs.step, key=lambda n: abs(n - half))
-        act = costs.act["actor"].at(half)
-        period = half / work.steps_per_second  # of one group
-        overhead = max(period - max(step + act if self.cores == 1 else act, 0.0), 0.0)
-        return replace(costs, serve=Curve.of([(1, overhead)]), request=0.0)
+        # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
+        half = self.round(max(envs // 2, 1))
+        both = envs / work.steps_per_second
+        beyond = min(both / 2 - half.act - half.record, both - half.alone)
+        return replace(costs, serve=Curve.of([(1, max(beyond, 0.0))]))
 
 
 def _width(unroll: Any) -> int:
