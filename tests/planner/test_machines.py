@@ -232,6 +232,11 @@ def test_a_short_machine_file_is_enough(tmp_path: Path) -> None:
     assert load_machine(file) == Machine("node", 32, memory=128 * 10**9, gpus=published("a100", 8))
     file.write_text("cores: 32\ngpus: {name: a100, count: 2, launch: 1e-5}\n")
     assert load_machine(file).gpus == replace(published("a100", 2), launch=1e-5)
+    file.write_text("cores: 32\ngpus: {name: h100, tflops: 494.5}\n")
+    half = carried_over(COSTS, load_machine(file)).act["cuda bf16"].at(4096)
+    moved = 4096 * COSTS.flops / (989e12 * TENSOR_EFFICIENCY)
+    whole = parse_what_if("gpu=h100").apply(COSTS, MACHINE)[0].act["cuda bf16"].at(4096)
+    assert half - whole == pytest.approx(moved)  # the arithmetic takes twice as long
     file.write_text("cores: 32\ngpus: {name: mine, tflops: 50}\n")
     costs = carried_over(COSTS, load_machine(file))
     assert costs.act["cuda bf16"].at(4096) < costs.act["cuda fp32"].at(4096)
