@@ -162,6 +162,15 @@ def test_a_learner_that_holds_up_gains_from_threads_and_from_a_gpu_not_from_a_fa
     assert found["a GPU (H100)"] > 2
 
 
+def test_the_interval_of_a_gpu_is_that_of_its_rates_where_these_decide() -> None:
+    slow = replace(COSTS, kernels=5_000)  # on the GPU too the learner holds everything up
+    option, machine = replace(OPTION, copies=8), replace(MACHINE, cores=16)
+    found = next(each for each in helps(option, slow, machine, predict) if each.estimated)
+    assert found.gain > 1
+    assert 1 + found.high == pytest.approx(2 * (1 + found.gain), rel=0.15)
+    assert 1 + found.low < 0.6 * (1 + found.gain)
+
+
 def prediction(cores_busy: float, gpu_busy: float = 0.0, **busy: float) -> Prediction:
     return Prediction(1000.0, 1.0, busy, cores_busy, gpu_busy)
 
