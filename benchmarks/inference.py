@@ -4,8 +4,9 @@
 
 Nobody learns: a slot that is handed in is handed out again at once, so this is what the engine can do, not a run.
 
-    alternating  environments that sleep 10 ms around inference that sleeps 10 ms more: milliseconds from one batch to
-                 the next, in two groups that take turns and in one. In turns the two hide each other: about 10, not 20.
+    alternating  10 ms of stepping and 10 ms of acting for half of the environments: milliseconds of half a round in two
+                 groups that take turns and in one. In turns the two hide each other: about 10, not 20. (`redline study
+                 alternating` has other ratios.)
     waiting      W workers whose environment sleeps 5 ms, around one server: steps/s beside W times those of one
                  worker, and beside W / 5 ms, which no engine reaches (a sleep is longer than it says).
     sampling     agent steps/s of CartPole (NumPy, 16 in a batch) and Pong (16 games): the actor of one process with the
@@ -17,13 +18,8 @@ One JSON line.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
 import json
-import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from redline import api
@@ -31,31 +27,13 @@ from redline.actors import Actor, allocate
 from redline.runs.provenance import provenance
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.plan import first_seed, usable_cores
-from redline.runtime.serving.job import InferenceJob
-from redline.runtime.serving.muster import ServerMuster, muster_server
+from redline.runtime.serving.muster import ServerMuster
 from redline.runtime.training import one_thread_each
+from redline.studies.alternating import engine, measure
 
 SLEEPING = "benchmarks.sleeping:Sleeping"
 UNROLL = 20
 PRECISION = "learner.precision=fp32"
-
-
-@contextlib.contextmanager
-def engine(environment: str, queue: int, *overrides: str) -> Iterator[tuple[Parts, ServerMuster]]:
-    """A server with its workers, all slots handed out."""
-    fixed = [PRECISION, "parallel.architecture=seed", "parallel.queue=0", f"algorithm.unroll={UNROLL}"]
-    parts = assemble(api.make_experiment(environment, "a2c", overrides=[*fixed, *overrides]))
-    parallel = replace(parts.experiment.parallel, queue=queue)  # nobody learns: lag is of no account
-    parts.experiment = replace(parts.experiment, parallel=parallel)
-    muster = muster_server(parts, 1 + queue)
-    try:
-        for worker in range(parallel.copies):
-            for slot in range(1 + queue):
-                muster.crew.tell(worker, slot)
-        yield parts, muster
-    finally:
-        muster.close()
-        parts.close()
 
 
 def rate(parts: Parts, muster: ServerMuster, seconds: float) -> float:
@@ -97,45 +75,6 @@ def waiting(workers: list[int], seconds: float, *overrides: str) -> dict[str, An
             "seconds_acting": round(busy, 2),
         }
     return each
-
-
-class _SlowJob(InferenceJob):
-    """An inference server whose forward pass takes 10 ms more, and who notes when it begins."""
-
-    begins: list[float]
-
-    def _loop(self, desk: Any) -> Any:
-        loop = super()._loop(desk)
-        act, begins = loop.server.algorithm.act, self.begins
-
-        def slow(network: Any, x: Any) -> Any:
-            begins.append(time.perf_counter())
-            time.sleep(0.010)
-            return act(network, x)
-
-        loop.server.algorithm.act = slow
-        return loop
-
-
-def alternating(seconds: float) -> dict[str, float]:
-    """Median milliseconds from one batch served to the next."""
-    from redline.runtime.serving import muster as module
-
-    found = {}
-    original = module.InferenceJob
-    for groups in (2, 1):
-        _SlowJob.begins = []
-        module.InferenceJob = _SlowJob  # type: ignore[misc]
-        try:
-            settings = ["parallel.copies=4", "sampler.num_envs=4", "parallel.runtime=threads"]
-            slow = "environment.kwargs.seconds=0.010"
-            with engine(SLEEPING, 0, *settings, slow, f"sampler.groups={groups}") as (parts, muster):
-                rate(parts, muster, seconds)
-        finally:
-            module.InferenceJob = original  # type: ignore[misc]
-        gaps = [b - a for a, b in itertools.pairwise(_SlowJob.begins)]
-        found["in_turns" if groups == 2 else "in_one_group"] = round(1000 * statistics.median(gaps), 2)
-    return found
 
 
 def in_process(environment: str, seconds: float, groups: int, *overrides: str) -> float:
@@ -190,7 +129,10 @@ def main() -> None:
     found: dict[str, Any] = {"cores": usable_cores(), "provenance": provenance()}
     with one_thread_each():
         if "alternating" in arguments.parts:
-            found["milliseconds_between_batches"] = alternating(arguments.seconds)
+            each = {name: measure(10.0, 10.0, groups) for name, groups in (("in_turns", 2), ("one_group", 1))}
+            found["milliseconds_of_half_a_round"] = {
+                name: round(one.half_round, 2) for name, one in each.items()
+            }
         if "waiting" in arguments.parts:
             found["waiting"] = waiting(arguments.workers, arguments.seconds, *arguments.set)
         if "sampling" in arguments.parts:

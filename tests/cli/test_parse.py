@@ -60,8 +60,8 @@ def test_commands(words: str, command: commands.Command) -> None:
     [
         (
             "",
-            "no command given; valid: train, resume, eval, play, record, report, recipes, show, bench, study "
-            "(redline --help)",
+            "no command given; valid: train, resume, eval, play, record, report, recipes, show, plan, bench, "
+            "study (redline --help)",
         ),
         ("trian CartPole-v1", "unknown command 'trian': did you mean 'train'?"),
         ("--verson", "unknown option '--verson': valid: train, "),

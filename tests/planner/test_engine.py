@@ -37,7 +37,9 @@ def test_a_wide_computation_has_cores_in_proportion() -> None:
     assert ends(Engine(4), Compute(4.0, width=4.0)) == pytest.approx([1.0])
     # Four cores, demand 5: everyone at 4/5, so 1 s of one core and 1 s of four take 1.25 s.
     assert ends(Engine(4), Compute(1.0), Compute(4.0, width=4.0)) == pytest.approx([1.25, 1.25])
-    assert ends(Engine(2), Compute(4.0, width=4.0)) == pytest.approx([2.0]), "it cannot use more than there are"
+    assert ends(Engine(2), Compute(4.0, width=4.0)) == pytest.approx([2.0]), (
+        "it cannot use more than there are"
+    )
 
 
 def test_a_late_comer_slows_those_that_run() -> None:

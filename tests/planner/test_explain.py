@@ -142,7 +142,7 @@ def test_what_would_help_is_ranked_and_adapts_the_plan() -> None:
     gains = [each.gain for each in helps(OPTION, light, machine, predict)]
     assert gains == sorted(gains, reverse=True)
     assert found["one more core"].gain == pytest.approx(1 / 3, abs=0.01)  # with an actor more
-    assert found["twice the cores"].gain == pytest.approx(1.0, abs=0.01)
+    assert found["twice the cores (6)"].gain == pytest.approx(1.0, abs=0.01)
     work = (4800 + 2600) / 16
     assert found["an environment twice as fast"].gain == pytest.approx(work / (work - 150) - 1, abs=0.01)
     gpu = found["a GPU (H100)"]
@@ -158,8 +158,17 @@ def with_gpu() -> tuple[Costs, Machine]:
 def test_a_learner_that_holds_up_gains_from_threads_and_from_a_gpu_not_from_a_faster_environment() -> None:
     found = {each.name: each.gain for each in helps(OPTION, COSTS, MACHINE, predict)}
     assert found["an environment twice as fast"] == pytest.approx(0.0, abs=1e-9)
-    assert found["twice the cores"] == pytest.approx(0.36 / 0.21 - 1)
+    assert found["twice the cores (8)"] == pytest.approx(0.36 / 0.21 - 1)
     assert found["a GPU (H100)"] > 2
+
+
+def test_the_interval_of_a_gpu_is_that_of_its_rates_where_these_decide() -> None:
+    slow = replace(COSTS, kernels=5_000)  # on the GPU too the learner holds everything up
+    option, machine = replace(OPTION, copies=8), replace(MACHINE, cores=16)
+    found = next(each for each in helps(option, slow, machine, predict) if each.estimated)
+    assert found.gain > 1
+    assert 1 + found.high == pytest.approx(2 * (1 + found.gain), rel=0.15)
+    assert 1 + found.low < 0.6 * (1 + found.gain)
 
 
 def prediction(cores_busy: float, gpu_busy: float = 0.0, **busy: float) -> Prediction:

@@ -138,7 +138,11 @@ def test_a_gpu_that_was_not_measured_is_reckoned_from_its_published_rate() -> No
         expected = BACKWARD * KERNELS * 5e-6 + COPY + size * (BACKWARD_FLOPS * COSTS.flops / rate + moved)
         assert costs.train["cuda bf16"].at(size) == pytest.approx(expected)
     assert costs.act["cuda fp32"].at(4096) > costs.act["cuda bf16"].at(4096)
-    assert costs.learn["cuda bf16"][1] > costs.train["cuda bf16"].at(COSTS.batch)
+    passes = sample_passes(COSTS)
+    arithmetic = (BACKWARD_FLOPS * passes * COSTS.batch) * COSTS.flops / rate
+    expected = BACKWARD * KERNELS * 5e-6 + arithmetic + COPY + COSTS.batch * moved
+    expected += costs.act["cuda bf16"].at(COSTS.batch)  # values to estimate returns from
+    assert costs.learn["cuda bf16"][1] == pytest.approx(expected)
     assert costs.act["cpu fp32"] == COSTS.act["cpu fp32"]
     on_gpu = replace(OPTION, learn_on="cuda bf16")
     assert (uncertainty(OPTION, costs), uncertainty(on_gpu, costs)) == (0.0, ERROR)
@@ -232,6 +236,11 @@ def test_a_short_machine_file_is_enough(tmp_path: Path) -> None:
     assert load_machine(file) == Machine("node", 32, memory=128 * 10**9, gpus=published("a100", 8))
     file.write_text("cores: 32\ngpus: {name: a100, count: 2, launch: 1e-5}\n")
     assert load_machine(file).gpus == replace(published("a100", 2), launch=1e-5)
+    file.write_text("cores: 32\ngpus: {name: h100, tflops: 494.5}\n")
+    half = carried_over(COSTS, load_machine(file)).act["cuda bf16"].at(4096)
+    moved = 4096 * COSTS.flops / (989e12 * TENSOR_EFFICIENCY)
+    whole = parse_what_if("gpu=h100").apply(COSTS, MACHINE)[0].act["cuda bf16"].at(4096)
+    assert half - whole == pytest.approx(moved)  # the arithmetic takes twice as long
     file.write_text("cores: 32\ngpus: {name: mine, tflops: 50}\n")
     costs = carried_over(COSTS, load_machine(file))
     assert costs.act["cuda bf16"].at(4096) < costs.act["cuda fp32"].at(4096)

@@ -102,6 +102,14 @@ def test_dqn_resumes_to_more_steps_with_its_replay(tmp_path: Path) -> None:
     assert redline.resume(run.name, steps=2000, folder=str(tmp_path)).steps >= 2000
 
 
+def test_a_run_with_replay_resumes_for_fewer_steps_than_its_replay_holds(tmp_path: Path) -> None:
+    overrides = ["run.tensorboard=false", "run.stop_at_return=1", "replay.capacity=50000"]
+    run = redline.train("CartPole-v1", "dqn", steps=60_000, folder=str(tmp_path), overrides=overrides)
+    assert 1000 < run.steps < 20_000
+    assert redline.resume(run.name, steps=30_000, folder=str(tmp_path)).steps > run.steps
+    assert redline.resume(run.name, folder=str(tmp_path)).steps > run.steps, "its config is as it was"
+
+
 def test_environments_that_cannot_be_saved_start_new_episodes_and_the_run_says_so(tmp_path: Path) -> None:
     said: list[str] = []
 

@@ -70,8 +70,6 @@ def _per_step(*parts: tuple[Work, float]) -> dict[str, float]:
 def _round(load: Workload) -> float:
     """Seconds of one round of a copy that acts for itself, on a machine of its own."""
     step, act = _least(load, load.step), _least(load, load.act)
-    if load.overlap:
-        return max(step, _least(load, load.learn) * _updates_per_step(load) * load.environments) + act
     # Groups take turns: one thread acts for all of them, and each has its own chain of steps and acts.
     return max(act, (step + act) / load.groups)
 
@@ -97,8 +95,9 @@ def _training(architecture: Architecture, load: Workload) -> dict[str, float]:
     if load.overlap:
         learns = _updates_per_step(load)
         times = learns if shares else 0.0
-        alone = _round(load) + times * load.environments * _least(load, load.publish)
-        own = _over(load.environments, alone)
+        update = _least(load, load.learn) + float(shares) * _least(load, load.publish)
+        beside = max(_least(load, load.step), update * learns * load.environments)
+        own = _over(load.environments, _least(load, load.act) + beside)
     else:
         learns = 1.0 / batch
         alone = load.unroll * _round(load) + _least(load, load.learn) + times * _least(load, load.publish)

@@ -132,7 +132,7 @@ def parse_what_if(text: str) -> WhatIf:
             raise UserError(f"--what-if: cannot read '{item}': write key=value, such as {EXAMPLE}")
         key = _ALIASES.get(key.lower(), key.lower())
         if key not in _READ:
-            near = difflib.get_close_matches(key, [*_READ, *_ALIASES], n=1)
+            near = difflib.get_close_matches(key, [*_READ, "environment"], n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise UserError(f"--what-if: unknown key '{key}': {hint}valid: {', '.join(_READ)}")
         if given.get(key, value) != value:
@@ -220,7 +220,8 @@ def _numbers(data: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
         if key not in wanted:
             near = difflib.get_close_matches(str(key), wanted, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
-            raise UserError(f"{where}: unknown key '{key}': {hint}valid: {', '.join(wanted)}")
+            valid = ", ".join(item.name for item in fields(kind))
+            raise UserError(f"{where}: unknown key '{key}': {hint}valid: {valid}")
         if wanted[key] == "str":
             found[key] = str(value)
         elif wanted[key] == "bool":

@@ -96,7 +96,9 @@ def speeds(gpu: GPU) -> dict[str, float]:
     rates = {"cuda fp32": profile.fp32 * (TENSOR_EFFICIENCY if profile.tensor else PLAIN_EFFICIENCY)}
     if profile.bf16:
         rates["cuda bf16"] = profile.bf16 * TENSOR_EFFICIENCY
-    return {place: rate * 1e12 for place, rate in rates.items()}
+    listed = profile.bf16 or profile.fp32
+    given = gpu.tflops / listed if gpu.tflops and listed else 1.0  # a file may say better than the data sheet
+    return {place: rate * given * 1e12 for place, rate in rates.items()}
 
 
 def with_gpu(costs: Costs, gpu: GPU) -> Costs:

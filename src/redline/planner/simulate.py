@@ -14,8 +14,8 @@ from redline.planner.arrangements import actor_learner, loops, replay, replicas,
 from redline.planner.arrangements.world import World
 from redline.planner.costs import Prediction, Workload
 
-ENOUGH = 20  # batches to be seen before a rate is believed
-SETTLED = 3  # batches before which nothing is measured
+ENOUGH = 20  # turns (batches, and unrolls of each copy) to be seen before a rate is believed
+SETTLED = 3  # turns before which nothing is measured
 PATIENCE = 100  # times as long as asked for, while there were fewer
 EVENTS = 2_000_000  # after which a simulation ends early: about ten seconds
 
@@ -53,7 +53,7 @@ def simulate(
     _run(world, min(warm, seconds), seconds, SETTLED, early)
     began, before = world.engine.now, _account(world)
     world.start()
-    _run(world, max(seconds, 2.0 * began), seconds, world.batches + ENOUGH, most)
+    _run(world, max(seconds, 2.0 * began), seconds, world.turns + ENOUGH, most)
     return _predict(world, began, before)
 
 
@@ -73,11 +73,11 @@ def arrangement(architecture: Architecture) -> Callable[[World], None]:
     raise ValueError(f"architecture {architecture.name}: no arrangement of {sorted(runs)} is known")
 
 
-def _run(world: World, until: float, seconds: float, batches: int, most: int | None) -> None:
-    """Run until that time and so many batches, but not for ever."""
+def _run(world: World, until: float, seconds: float, turns: float, most: int | None) -> None:
+    """Run until that time and so many turns, but not for ever."""
     if not world.engine.run(until, most):
         return
-    while world.batches < batches and world.engine.now < PATIENCE * seconds:
+    while world.turns < turns and world.engine.now < PATIENCE * seconds:
         if not world.engine.run(world.engine.now + seconds / 4, most):
             return
 
@@ -90,18 +90,19 @@ def _account(world: World) -> dict[str, float]:
 
 
 def _predict(world: World, began: float, before: dict[str, float]) -> Prediction:
-    passed = max(world.engine.now - began, 1e-12)
+    now = world.engine.now
+    passed, steps = max(now - began, 1e-12), world.steps.rate(now)
     spent = {name: (value - before[name]) / passed for name, value in _account(world).items()}
     cores, gpus = spent.pop("#cores"), spent.pop("#gpus")
     copies = {role.name: role.copies for role in world.architecture.roles}
     return Prediction(
-        steps_per_second=world.steps.rate(passed),
-        updates_per_second=world.updates.rate(passed),
+        steps_per_second=steps,
+        updates_per_second=world.updates.rate(now),
         utilisation={name: min(value / copies[name], 1.0) for name, value in spent.items()},
         cores_busy=cores,
         gpu_busy=gpus,
         lag=lag_gauges(world.lags),
-        replay_ratio=world.consumed / world.produced if world.produced else None,
+        replay_ratio=world.samples.rate(now) / steps if world.samples.total and steps else None,
     )
 
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -358,6 +358,10 @@ def train(
     """
     with one_thread_each():
         parts = assemble(experiment)
+        if (
+            restored is not None
+        ):  # planned for fewer steps than before, the replay would not hold what was saved
+            parts.experiment = replace(parts.experiment, replay=experiment.replay)
         training: Training | None = None
         reason = "failed"
         try:

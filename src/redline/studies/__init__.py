@@ -1,7 +1,7 @@
 """Studies: the field's questions about parallel training, asked again on the reader's own machine.
 
-Each is one file with one function: it trains, measures, and returns a ``Result`` of rows and curves that `redline
-study NAME` prints, saves as JSON and draws.
+Each is one file with one function: it trains, measures, and returns a ``Result`` of rows, and curves or points, that
+`redline study NAME` prints, saves as JSON and draws.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from redline.studies.alternating import alternating
 from redline.studies.lag import lag
 from redline.studies.result import Options, Result
 from redline.studies.speedup import speedup
 from redline.types import UserError
 
-STUDIES: dict[str, Callable[[Options], Result]] = {"lag": lag, "a3c-speedup": speedup}
+STUDIES: dict[str, Callable[[Options], Result]] = {
+    "lag": lag,
+    "a3c-speedup": speedup,
+    "alternating": alternating,
+}
 
 
 def find(name: str) -> Callable[[Options], Result]:

@@ -50,15 +50,17 @@ class Result:
     rows: list[dict[str, Any]]
     curves: dict[str, list[Curve]] = field(default_factory=dict)  # label -> a curve for each seed
     notes: list[str] = field(default_factory=list)
+    points: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)  # label -> x, y
+    axes: tuple[str, str] = ("", "")  # names of the points' x and y
     provenance: dict[str, Any] = field(default_factory=provenance)
 
     def save(self, folder: Path) -> Path:
-        """Write ``study-NAME.json`` (and ``.svg`` where matplotlib is installed and there are curves)."""
+        """Write ``study-NAME.json`` (and ``.svg`` where matplotlib is installed and there are curves or points)."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"study-{self.study}.json"
         data = {**vars(self), "curves": {k: [vars(curve) for curve in v] for k, v in self.curves.items()}}
         path.write_text(json.dumps(data) + "\n", encoding="utf-8")
-        if self.curves:
+        if self.curves or self.points:
             plot(self, folder / f"study-{self.study}.svg")
         return path
 
@@ -104,7 +106,10 @@ def spread(values: Sequence[float]) -> str:
 
 
 def plot(result: Result, path: Path) -> bool:
-    """Median and range of the returns against agent steps; False where matplotlib is not installed."""
+    """Median and range of the returns against agent steps, or the points; False where matplotlib is not installed.
+
+    Of points what is called theory is dashed; x is drawn on a scale that doubles.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -119,6 +124,14 @@ def plot(result: Result, path: Path) -> bool:
         (line,) = axes.plot(grid, np.median(each, 0), label=label)
         axes.fill_between(grid, each.min(0), each.max(0), alpha=0.15, color=line.get_color(), linewidth=0)
     axes.set(xlabel="agent steps", ylabel="return (mean of 100 episodes)")
+    for place, (label, (x, y)) in enumerate(result.points.items()):
+        style: dict[str, Any] = {"linestyle": "--"} if "theory" in label else {"marker": "o"}
+        axes.plot(x, y, label=label, color=f"C{place // 2}", **style)
+    if result.points:
+        axes.set(xlabel=result.axes[0], ylabel=result.axes[1], xscale="log")
+        ticks = sorted({value for x, _ in result.points.values() for value in x})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        axes.minorticks_off()
     axes.set_title(result.question, fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)

@@ -76,7 +76,7 @@ def spawn_learner(line: Line) -> None:
 
 def learner(line: Line) -> Steps:
     """A batch, an update, new weights; slots go back as soon as nothing needs them any more."""
-    world, pacer, engine = line.world, line.pacer, line.world.engine
+    world, pacer = line.world, line.pacer
     load = world.load
     learn, publish = world.pieces(load.learn), world.pieces(load.publish)
     come, hand = Get(line.full), load.hand
@@ -98,11 +98,11 @@ def learner(line: Line) -> Steps:
         yield next(learn)
         pacer.learned()
         yield next(publish)
-        line.published = world.batches = pacer.batches
+        line.published = pacer.batches
         if line.held:
             pacer.gone(batch)
             line.free += [slot.copy for slot in slots]
             line.hand_out()
         world.lags.update(lags)
-        world.steps.add(0, engine.now, taken)
-        world.updates.add(0, engine.now, load.updates)
+        world.collected(line.take, taken)
+        world.learned(load.updates)

@@ -21,14 +21,14 @@ class Alone:
 
 def start(world: World) -> None:
     """Spawn the loop."""
-    spawn_copy(world, 0, Alone())
+    spawn_copy(world, Alone())
 
 
-def spawn_copy(world: World, copy: int, sharing: Alone) -> None:
+def spawn_copy(world: World, sharing: Alone) -> None:
     """Spawn the loop that the workload wants: from replay beside stepping, or one unroll after another."""
     loop = replay_loop if world.load.overlap else unroll_loop
     meter = AnyOf(world.meters[world.architecture.acting.name])
-    world.engine.spawn(loop(world, copy, sharing, meter), meter)
+    world.engine.spawn(loop(world, sharing, meter), meter)
 
 
 def _side_by_side(world: World, shards: list[Collector], meter: AnyOf) -> Steps:
@@ -47,9 +47,9 @@ def _side_by_side(world: World, shards: list[Collector], meter: AnyOf) -> Steps:
     yield Get(done, least=len(shards))
 
 
-def unroll_loop(world: World, copy: int, sharing: Alone, meter: AnyOf) -> Steps:
+def unroll_loop(world: World, sharing: Alone, meter: AnyOf) -> Steps:
     """All shards of a copy collect an unroll side by side, then it learns from that, update by update if it shares."""
-    load, engine = world.load, world.engine
+    load = world.load
     shards = [Collector(world, load.unroll, meter) for _ in range(load.shards)]
     times = max(round(load.updates), 1) if sharing.shares else 1
     learn = world.pieces(load.learn.scaled(1.0 / times))
@@ -62,12 +62,11 @@ def unroll_loop(world: World, copy: int, sharing: Alone, meter: AnyOf) -> Steps:
             yield from sharing.share()
         if not sharing.shares:
             world.lags[0] += 1
-            world.updates.add(copy, engine.now, load.updates)
-        world.batches += 1
-        world.steps.add(copy, engine.now, taken)
+        world.learned(0.0 if sharing.shares else load.updates)
+        world.collected(1, taken)
 
 
-def replay_loop(world: World, copy: int, sharing: Alone, meter: AnyOf) -> Steps:
+def replay_loop(world: World, sharing: Alone, meter: AnyOf) -> Steps:
     """Round by round: act, then learn what is due while the environments step, then take in what they did.
 
     Raises: ValueError where the workload does not say how many updates are due.
@@ -91,12 +90,7 @@ def replay_loop(world: World, copy: int, sharing: Alone, meter: AnyOf) -> Steps:
         while owed >= 1.0 - 1e-9:
             yield next(learn)
             owed -= 1.0
-            if sharing.shares:
-                yield from sharing.share()
-            else:
-                world.updates.add(copy, engine.now, load.updates)
-            world.batches += 1
-            world.consumed += load.samples
+            yield from sharing.share()
+            world.learned(0.0 if sharing.shares else load.updates, load.samples)
         yield Get(stepped)
-        world.produced += load.environments
-        world.steps.add(copy, engine.now, load.environments)
+        world.collected(1, load.environments)

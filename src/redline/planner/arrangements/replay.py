@@ -15,6 +15,10 @@ class Store:
         assert edge is not None
         self.world, self.copies, self.each = world, architecture.acting.copies, 1 + edge.capacity
         self.lock_step = edge.capacity == 0
+        if self.lock_step and (load.ratio is None or load.samples < 1):
+            raise ValueError(
+                "taking turns with a learner from replay needs a ratio, and the samples of an update"
+            )
         self.mail = [Queue() for _ in range(self.copies)]
         self.full = Queue()  # (copy, version of the weights that acted)
         self.came = Queue()  # tells the learner that it may be time
@@ -48,12 +52,17 @@ class Store:
             self.mail[copy].put_now(self.world.engine, 0)
         self.free.clear()
 
+    def learned(self) -> None:
+        """An update is done."""
+        load = self.world.load
+        self.consumed += load.samples
+        self.world.learned(load.updates, load.samples)
+
     def take_in(self, copy: int, version: int) -> None:
         """The rows of a slot are in the replay; the slot is free."""
         world = self.world
         self.produced += self.slot_steps
-        world.produced += self.slot_steps
-        world.steps.add(copy, world.engine.now, self.slot_steps)
+        world.collected(1, self.slot_steps)
         world.lags[world.batches - version] += 1
         self.free.append(copy)
 
@@ -99,15 +108,6 @@ def _intake(store: Store) -> Steps:
             store.came.put_now(world.engine, 0)
 
 
-def _learned(store: Store) -> None:
-    """Count an update."""
-    world, load = store.world, store.world.load
-    store.consumed += load.samples
-    world.consumed += load.samples
-    world.batches += 1
-    world.updates.add(0, world.engine.now, load.updates)
-
-
 def _learner(store: Store) -> Steps:
     """An update whenever the pace allows one; weights down after each."""
     world, load = store.world, store.world.load
@@ -116,7 +116,7 @@ def _learner(store: Store) -> Steps:
         while not store.may_update():
             yield Get(store.came)
         yield next(learn)
-        _learned(store)
+        store.learned()
         if store.released.taking:
             store.released.put_now(world.engine, 0)
         yield next(publish)
@@ -135,7 +135,7 @@ def _turns(store: Store) -> Steps:
         ahead = store.copies * store.slot_steps  # counted at once, as the loop does
         while store.produced > 0 and store.owed() + store.due(ahead) >= 1.0 - 1e-9:
             yield next(learn)
-            _learned(store)
+            store.learned()
         while len(store.free) < store.copies:
             for copy, version in (yield come):
                 yield next(hand)

@@ -12,18 +12,18 @@ from redline.planner.engine import Barrier, Get, Lock, Put, Queue, Steps
 
 
 class Central:
-    """Shared parameters: how often each copy has stepped them."""
+    """Shared parameters: how often they have been stepped."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.updates = 0  # by all copies
 
-    def record(self, copy: int, lag: int) -> None:
-        """A gradient of ``copy`` that lacks ``lag`` updates has been applied."""
+    def record(self, lag: int) -> None:
+        """A gradient that lacks ``lag`` updates has been applied."""
         world = self.world
         self.updates += 1
         world.lags[lag] += 1
-        world.updates.add(copy, world.engine.now, 1)
+        world.updates.add(world.engine.now, 1)
 
 
 class Together(Alone):
@@ -41,7 +41,7 @@ class Together(Alone):
         yield next(self.publish)
         if self.copy == 0:  # one update of all
             self.world.lags[0] += 1
-            self.world.updates.add(0, self.world.engine.now, 1)
+            self.world.updates.add(self.world.engine.now, 1)
 
 
 class Racing(Alone):
@@ -49,8 +49,8 @@ class Racing(Alone):
 
     shares = True
 
-    def __init__(self, world: World, copy: int, central: Central) -> None:
-        self.world, self.copy, self.central = world, copy, central
+    def __init__(self, world: World, central: Central) -> None:
+        self.world, self.central = world, central
         self.publish = world.pieces(world.load.publish)
         self.own = self.pulled = 0
 
@@ -68,7 +68,7 @@ class Racing(Alone):
         self._record(lag)
 
     def _record(self, lag: int) -> None:
-        self.central.record(self.copy, lag)
+        self.central.record(lag)
         self.own += 1
         self.pulled = self._others()
 
@@ -77,7 +77,8 @@ class Locking(Racing):
     """Pieces of the central weights, each behind its own lock; those first whose lock is free. A push is a pull."""
 
     def __init__(self, world: World, copy: int, central: Central, locks: list[Lock]) -> None:
-        super().__init__(world, copy, central)
+        super().__init__(world, central)
+        self.copy = copy
         self.locks = locks
         self.publish = world.pieces(world.load.publish.scaled(1.0 / len(locks)))
         self._pulled_once = False
@@ -150,7 +151,7 @@ def _serve(world: World, server: Server, first: bool, max_lag: int | None) -> St
                 server.version += 1
                 world.lags[lag] += 1
                 if first:
-                    world.updates.add(copy, world.engine.now, 1)
+                    world.updates.add(world.engine.now, 1)
             server.empty[copy].put_now(world.engine, 0)
 
 
@@ -175,6 +176,6 @@ def start(world: World) -> None:
         sharing = [Locking(world, copy, central, locks) for copy in copies]
     else:
         central = Central(world)
-        sharing = [Racing(world, copy, central) for copy in copies]
-    for copy in copies:
-        spawn_copy(world, copy, sharing[copy])
+        sharing = [Racing(world, central) for _ in copies]
+    for each in sharing:
+        spawn_copy(world, each)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any
 
 import numpy as np
 
@@ -18,39 +17,34 @@ MANY = 64  # pieces in a row from which their mean is drawn from a normal distri
 
 
 class Tally:
-    """Counts of things, source by source, and their rate.
+    """Counts of things and their rate.
 
-    The rate of a source is that between its first and its last count: a long batch that ends just outside the time
-    looked at does not matter.
+    The rate is the slope of the line that fits the count best over the time looked at (least squares): each event
+    weighs ``6 t (W - t) / W^3`` at time t of W. Whether a long batch ends just inside or just outside hardly matters:
+    of k equal cycles the error falls with 1 / k^2, that of counting from end to end with 1 / k.
     """
 
+    __slots__ = ("_first", "_second", "since", "total")
+
     def __init__(self) -> None:
-        self.total = 0.0
-        self._sources: dict[Any, list[float]] = {}  # first time, last time, counted after the first
+        self.start(0.0)
 
-    def add(self, source: Any, now: float, count: float) -> None:
-        """``source`` has done ``count`` more."""
+    def start(self, now: float) -> None:
+        """Forget what was counted before ``now``."""
+        self.since = now
+        self.total = self._first = self._second = 0.0  # sums of counts times time to the power of 0, 1, 2
+
+    def add(self, now: float, count: float) -> None:
+        """So many more."""
+        time = now - self.since
         self.total += count
-        seen = self._sources.get(source)
-        if seen is None:
-            self._sources[source] = [now, now, 0.0]
-        else:
-            seen[1] = now
-            seen[2] += count
+        self._first += count * time
+        self._second += count * time * time
 
-    def start(self) -> None:
-        """Forget what was counted so far."""
-        self.total = 0.0
-        self._sources.clear()
-
-    def rate(self, seconds: float) -> float:
-        """A second, of all sources; of one that counted once or never, over the ``seconds`` since ``start``."""
-        if seconds <= 0.0:
-            return 0.0
-        steady = [count / (last - first) for first, last, count in self._sources.values() if last > first]
-        if len(steady) < max(len(self._sources) // 2, 1):
-            return self.total / seconds
-        return sum(steady) * (len(self._sources) / len(steady))
+    def rate(self, now: float) -> float:
+        """A second, since ``start``."""
+        window = now - self.since
+        return 6.0 * (self._first * window - self._second) / window**3 if window > 0.0 else 0.0
 
 
 class World:
@@ -61,18 +55,36 @@ class World:
         self.engine = Engine(workload.cores, gpus=workload.gpus, drag=workload.drag)
         self.chance = np.random.default_rng(seed)
         self.meters = {role.name: Meter() for role in architecture.roles}
-        self.steps, self.updates = Tally(), Tally()
+        self.steps, self.updates = Tally(), Tally()  # agent steps, optimiser steps
+        self.samples = Tally()  # learned from, drawn from replay
         self.batches = 0  # learned from, all told
-        self.consumed = self.produced = 0.0  # samples learned from, and collected: of replay
+        self.unrolls = 0  # made, all told
         self.lags: Counter[int] = Counter()  # batches -> unrolls or gradients, since ``start``
         self._factors: dict[tuple[tuple[float, ...], int], Iterator[float]] = {}
 
     def start(self) -> None:
         """Measure from now on."""
-        self.steps.start()
-        self.updates.start()
+        for tally in (self.steps, self.updates, self.samples):
+            tally.start(self.engine.now)
         self.lags.clear()
-        self.consumed = self.produced = 0.0
+
+    @property
+    def turns(self) -> float:
+        """How often everything has happened: batches, or unrolls of each copy, whichever are fewer."""
+        return min(self.batches, self.unrolls / self.architecture.acting.copies)
+
+    def collected(self, unrolls: int, steps: float) -> None:
+        """So many unrolls of ``steps`` agent steps together are there."""
+        self.unrolls += unrolls
+        self.steps.add(self.engine.now, steps)
+
+    def learned(self, updates: float, samples: float = 0.0) -> None:
+        """A batch has been learned from; ``samples`` that were drawn from replay."""
+        now = self.engine.now
+        self.batches += 1
+        self.updates.add(now, updates)
+        if samples:
+            self.samples.add(now, samples)
 
     def factors(self, tail: tuple[float, ...], count: int) -> Iterator[float]:
         """How long ``count`` pieces in a row take over their mean, again and again: as ``Work.total_of``, in blocks."""

@@ -78,7 +78,7 @@ def explain(plan: Plan, predict: Predict) -> Explanation:
 
     Args:
         plan: its ``costs`` hold for its ``machine``.
-        predict: what an option does under costs on a machine; called about forty times.
+        predict: what an option does under costs on a machine; called about fifty times.
     """
     option, prediction = plan.best.option, plan.best.prediction
     where = where_time_goes(option, plan.costs, prediction)

@@ -90,27 +90,27 @@ def helps(option: Option, costs: Costs, machine: Machine, predict: Predict) -> l
     found = []
     for name, cores in (
         ("one more core", machine.cores + 1),
-        ("twice the cores", machine.cores * 2),
-        ("4 times the cores", machine.cores * 4),
+        (f"twice the cores ({machine.cores * 2})", machine.cores * 2),
+        (f"4 times the cores ({machine.cores * 4})", machine.cores * 4),
     ):
         changed, bigger = WhatIf(cores=cores).apply(costs, machine)
-        best = _best(_for_cores(option, machine.cores, cores, changed), changed, bigger, predict)
+        best, _ = _best(_for_cores(option, machine.cores, cores, changed), changed, bigger, predict)
         found.append(_help(name, best, base))
     if machine.gpus is None:
         found.append(_gpu(option, costs, machine, predict, base))
     faster, same = WhatIf(environment=0.5).apply(costs, machine)
-    found.append(_help("an environment twice as fast", _best([option], faster, same, predict), base))
+    found.append(_help("an environment twice as fast", _best([option], faster, same, predict)[0], base))
     return sorted(found, key=lambda each: -each.gain)
 
 
 def _gpu(option: Option, costs: Costs, machine: Machine, predict: Predict, base: float) -> Help:
     """A GPU by its published rates, between half and twice as fast as they say."""
     changed, bigger = WhatIf(gpu=published("h100")).apply(costs, machine)
-    options = _for_gpu(option, changed)
-    best, slow, fast = (
-        _best(options, _gpu_slower(changed, factor), bigger, predict) for factor in (1.0, 2.0, 0.5)
-    )
+    best, taken = _best(_for_gpu(option, changed), changed, bigger, predict)
     # Whoever finds the GPU to be slower leaves it alone.
+    slow, fast = (
+        _best([option, taken], _gpu_slower(changed, factor), bigger, predict)[0] for factor in (2.0, 0.5)
+    )
     low, high = (max(rate / base - 1, 0.0) for rate in (min(best, slow), max(best, fast)))
     low, high = low * (1 - LEAST_ERROR), high * (1 + LEAST_ERROR)
     return Help("a GPU (H100)", best / base - 1, low, high, estimated=True)
@@ -138,8 +138,13 @@ def _help(name: str, rate: float, base: float) -> Help:
     return Help(name, gain, gain - LEAST_ERROR * abs(gain), gain + LEAST_ERROR * abs(gain))
 
 
-def _best(options: Sequence[Option], costs: Costs, machine: Machine, predict: Predict) -> float:
-    return max(predict(option, costs, machine).steps_per_second for option in options)
+def _best(
+    options: Sequence[Option], costs: Costs, machine: Machine, predict: Predict
+) -> tuple[float, Option]:
+    """The highest rate, and whose it is."""
+    rates = [predict(option, costs, machine).steps_per_second for option in options]
+    best = max(range(len(rates)), key=lambda index: rates[index])
+    return rates[best], options[best]
 
 
 def _for_cores(option: Option, before: int, after: int, costs: Costs) -> list[Option]:

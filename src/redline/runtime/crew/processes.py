@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from redline.environments.workers.link import child_settings
@@ -232,8 +233,15 @@ class ProcessCrew:
         self._wake.close()
 
 
+def _show_name(name: str) -> None:
+    """What `ps` and `top` call this process, where the system has such names: Linux, 15 characters."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name[:15])
+
+
 def main(job: Job, bell: socket.socket, pipe: Connection, parent: int, computes: bool) -> None:
     """What a role's process runs."""
+    _show_name(job.name)
     # Daemons, which end with their parent, may not have children by default; a role's environments may need some.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     if computes:

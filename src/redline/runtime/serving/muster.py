@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,9 @@ class ServerMuster(Muster):
         self.region.close()
 
 
-def muster_server(parts: Parts, slots_each: int) -> ServerMuster:
+def muster_server(
+    parts: Parts, slots_each: int, make_job: Callable[..., InferenceJob] = InferenceJob
+) -> ServerMuster:
     """Start the experiment's inference server, and through it its workers, each with ``slots_each`` slots."""
     experiment, learner = parts.experiment, parts.learner
     shared = experiment.parallel.runtime == "processes"
@@ -136,7 +138,7 @@ def muster_server(parts: Parts, slots_each: int) -> ServerMuster:
     board = Board(1 + workers, shared=shared)
     weights = WeightStore(Publication(learner).sizes, shared=shared)
     weights.publish(Publication(learner).views(), learner.version)
-    job = InferenceJob("inference", experiment, parts.spec, region, shape, weights, board)
+    job = make_job("inference", experiment, parts.spec, region, shape, weights, board)
     inner: Crew = ProcessCrew([job]) if shared else ThreadCrew([job])
     slots = [WorkerSlots(tables, worker) for worker in range(workers)]
     first = [span[0] for span in shape.spans]
