@@ -27,8 +27,8 @@ from redline.actors import Actor, allocate
 from redline.runs.provenance import provenance
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.plan import first_seed, usable_cores
+from redline.runtime.pool import one_thread_each
 from redline.runtime.serving.muster import ServerMuster
-from redline.runtime.training import one_thread_each
 from redline.studies.alternating import engine, measure
 
 SLEEPING = "benchmarks.sleeping:Sleeping"

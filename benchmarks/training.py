@@ -31,7 +31,7 @@ from redline.runs.provenance import provenance
 from redline.runtime.experiment import Experiment
 from redline.runtime.parts import assemble
 from redline.runtime.plan import has_bf16, usable_cores
-from redline.runtime.training import one_thread_each
+from redline.runtime.pool import one_thread_each
 from redline.types import Output, Progress, tree_map
 
 

@@ -29,8 +29,9 @@ from redline.runtime import training
 from redline.runtime.evaluate import Player
 from redline.runtime.evaluate import evaluate as play_episodes
 from redline.runtime.experiment import Experiment, make_algorithm
-from redline.runtime.parts import Parts
+from redline.runtime.parts import Parts, rules
 from redline.runtime.planning.planning import make_plan
+from redline.runtime.pool import one_thread_each
 from redline.types import Environment, Observer, Progress, RunError, Step, Tree, UserError, tree_map
 
 DEFAULT_RECIPE = "ppo"
@@ -323,7 +324,7 @@ def _write_config(folder: RunFolder, parts: Parts) -> None:
     learner, sampler = parts.experiment.learner, parts.experiment.sampler
     plan = {"device": learner.device, "precision": learner.precision, "gradient_shards": learner.threads}
     plan |= {"actor_threads": sampler.shards, "groups": sampler.groups, "num_envs": sampler.num_envs}
-    about = {"plan": plan, "provenance": provenance(learner.device), "rules": list(training.rules(parts))}
+    about = {"plan": plan, "provenance": provenance(learner.device), "rules": list(rules(parts))}
     (folder.path / "plan.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
@@ -353,7 +354,7 @@ def evaluate(
         raise UserError(f"episodes must be 1 or more, got {episodes}")
     if isinstance(policy, Run):
         policy = policy.load()
-    with training.one_thread_each():
+    with one_thread_each():
         ended = play_episodes(
             policy.experiment, policy.algorithm, policy.network, episodes, seed, explore=explore
         )

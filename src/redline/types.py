@@ -232,6 +232,15 @@ class Gauges:
         return values
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What the planner's model says of a run."""
+
+    steps_per_second: float  # agent steps
+    error: float  # relative: how sure that is
+    roles: dict[str, float] = field(default_factory=dict)  # share of the wall clock that each role is busy
+
+
 @dataclass
 class Progress:
     """Where a run stands, as shown to the user about once a second. Agent steps and frames are never mixed."""
@@ -251,6 +260,7 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)  # newest losses and the like
     events: dict[str, int] = field(default_factory=dict)  # crashes, hangs, non-finite rewards, ...
     gauges: Gauges = field(default_factory=Gauges)
+    predicted: Expected | None = None  # by the planner's model, where the experiment has been measured
 
 
 class Observer(Protocol):

@@ -12,9 +12,8 @@ import torch
 
 from redline import api, environments
 from redline.runtime import plan, precision
-from redline.runtime.parts import Parts, assemble, build_network
+from redline.runtime.parts import Parts, assemble, build_network, rules
 from redline.runtime.precision import Work, compare
-from redline.runtime.training import rules
 
 PONG = ["learner.threads=2", "sampler.shards=2", "learner.device=cpu"]
 

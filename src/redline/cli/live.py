@@ -108,6 +108,7 @@ def screen(progress: Progress, history: Sequence[float], width: int, reason: str
         ("queues", [Text(line) for line in _queues(gauges)]),
         ("lag", [Text(line) for line in _lag(gauges)]),
         ("limit", [Text(line) for line in textwrap.wrap(sentence, room)]),
+        ("plan", [Text(line) for text in planned(progress) for line in textwrap.wrap(text, room)]),
         ("events", [Text(line, style="yellow") for line in textwrap.wrap(_events(progress), room)]),
     ]
     lines: list[Text] = []
@@ -127,6 +128,15 @@ def bottleneck(shares: dict[str, float], gauges: Gauges) -> str:
     if not gauges.roles:
         return summary.bottleneck(shares)
     return summary.role_bottleneck(gauges.roles, gauges.queues, gauges.rooms, lag_bound=gauges.lag_bound)
+
+
+def planned(progress: Progress) -> list[str]:
+    """The run beside what the planner's model says of it, where it says anything."""
+    from redline.planner.explaining.live import beside  # late, as above
+
+    if progress.predicted is None:
+        return []
+    return beside(progress.predicted, progress.steps_per_second, progress.gauges.roles)
 
 
 def _bar(progress: Progress, room: int) -> Text:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from redline.cli.figures import count, duration, number, rate, time_left
-from redline.cli.live import bottleneck
+from redline.cli.live import bottleneck, planned
 
 if TYPE_CHECKING:
     from redline.types import Gauges, Progress
@@ -55,6 +55,8 @@ class PlainLines:
             self._tell(self._progress)
             if self._progress.gauges.roles:
                 self._write(bottleneck(self._progress.shares, self._progress.gauges))
+            for sentence in planned(self._progress):
+                self._write(sentence)
         self._write(reason)
 
     def _tell(self, progress: Progress) -> None:

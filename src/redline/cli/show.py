@@ -17,8 +17,7 @@ from redline.cli.commands import Show, WrongUsage
 from redline.recipes import RECIPES
 from redline.recipes.config import override
 from redline.runtime.experiment import ALGORITHMS, Experiment
-from redline.runtime.launch import architecture_of
-from redline.runtime.plan import parallelism, usable_cores
+from redline.runtime.plan import architecture_of, parallelism, usable_cores
 from redline.types import Spec
 
 

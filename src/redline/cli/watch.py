@@ -9,7 +9,7 @@ from redline.cli.figures import number
 from redline.cli.pictures import Nothing, open_screen
 from redline.recipes import family_of
 from redline.runtime.evaluate import evaluate
-from redline.runtime.training import one_thread_each
+from redline.runtime.pool import one_thread_each
 from redline.types import Environment, Step
 
 

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redline.architectures.catalogue import find
 from redline.architectures.model import Architecture
 from redline.runtime import in_process
 from redline.runtime.actor_learner import ActorLearnerLoop
-from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.parts import Parts
+from redline.runtime.plan import architecture_of
 from redline.runtime.replay_learner import ReplayLearnerLoop
 from redline.runtime.replicas.lockstep import SynchronousLoop
 from redline.runtime.replicas.loop import ReplicaLoop
 from redline.runtime.serving.muster import muster_server
 from redline.types import UserError
-
-
-def architecture_of(experiment: Experiment) -> Architecture:
-    """The architecture of an experiment whose automatic choices are made, with its numbers."""
-    parallel = experiment.parallel
-    return find(parallel.architecture).sized(parallel.copies, parallel.queue, parallel.batch or None)
-
 
 LOOPS: dict[str, Callable[[Parts, Architecture], Loop]] = {
     "synchronous": lambda parts, _: in_process.make_loop(parts),

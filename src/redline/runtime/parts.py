@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from redline import environments, networks
+from redline.architectures.draw import lag_sentence
 from redline.learners.learner import Learner, serial
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.runtime.memory import keep_freed_memory
-from redline.runtime.plan import resolve, usable_cores
+from redline.runtime.plan import architecture_of, first_seed, resolve, usable_cores
 from redline.runtime.pool import Pool
 from redline.runtime.precision import measure_precision
 from redline.types import Environment, Spec
@@ -99,3 +100,33 @@ def build_network(experiment: Experiment, spec: Spec, kind: Any) -> nn.Module:
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.run.seed)
         return networks.build(spec, experiment.network, kind)
+
+
+def rules(parts: Parts) -> Sequence[str]:
+    """The run's rules, one plain sentence each: what is bootstrapped, clipped, normalised, seeded."""
+    experiment = parts.experiment
+    learner, sampler = experiment.learner, experiment.sampler
+    reward = {
+        "raw": "rewards are learned from as they are",
+        "clip": "rewards are clipped to [-1, 1] for learning; returns shown are raw",
+        "normalize": "rewards are divided by the returns' running deviation; returns shown are raw",
+    }[learner.reward]
+    observed = (
+        "normalised by running mean and deviation"
+        if experiment.network.normalize_observation
+        else "not normalised"
+    )
+    architecture = architecture_of(experiment)
+    place = f"architecture {architecture.name}, runtime {experiment.parallel.runtime}: {lag_sentence(architecture)}"
+    return [
+        *parts.spec.rules,
+        *([place] if architecture.edges else []),
+        f"one agent step is {parts.spec.action_repeat} frame{'s' if parts.spec.action_repeat > 1 else ''}",
+        "truncated episodes bootstrap from their final observation; terminated ones do not",
+        reward,
+        f"observations are {observed}",
+        f"{learner.precision} on {learner.device}, {learner.threads} gradient shard(s), "
+        f"{sampler.num_envs} environments in {sampler.shards} actor thread(s)",
+        *parts.choices,
+        f"seed {experiment.run.seed}: environment i is seeded with {first_seed(experiment.run.seed)} + i",
+    ]

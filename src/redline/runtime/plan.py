@@ -10,7 +10,7 @@ import torch
 from redline.architectures.catalogue import find
 from redline.architectures.compatible import refusal
 from redline.architectures.config import ParallelConfig
-from redline.architectures.model import lag_bound
+from redline.architectures.model import Architecture, lag_bound
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
 
@@ -29,6 +29,12 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def architecture_of(experiment: Experiment) -> Architecture:
+    """The architecture of an experiment whose automatic choices are made, with its numbers."""
+    parallel = experiment.parallel
+    return find(parallel.architecture).sized(parallel.copies, parallel.queue, parallel.batch or None)
 
 
 def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:

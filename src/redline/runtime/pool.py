@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,3 +59,14 @@ def _work(inbox: queue.SimpleQueue[Task | None], outbox: queue.SimpleQueue[tuple
     torch.set_num_threads(1)  # OpenMP keeps this per thread: a new one would start a team of its own
     while (task := inbox.get()) is not None:
         outbox.put(_try(task))
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Our threads are our parallelism: torch's own would fight them for the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from redline.architectures.draw import lag_sentence
 from redline.runs.checkpoint import save_checkpoint
 from redline.runs.folder import RunFolder
 from redline.runs.metrics import MetricsWriter
@@ -22,10 +19,11 @@ from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.interrupt import InterruptRequest
-from redline.runtime.launch import architecture_of, make_loop
-from redline.runtime.parts import Parts, assemble
-from redline.runtime.plan import first_seed
-from redline.types import Interruption, Metrics, Observer, Progress, RunError
+from redline.runtime.launch import make_loop
+from redline.runtime.parts import Parts, assemble, rules
+from redline.runtime.planning.expected import expectation
+from redline.runtime.pool import one_thread_each
+from redline.types import Expected, Interruption, Metrics, Observer, Progress, RunError
 
 RECENT = 100  # episodes whose mean return is reported
 SAVE_EVERY = 60.0  # seconds between checkpoints, unless the run counts them in steps
@@ -91,6 +89,7 @@ class Training:
         self._rates: deque[tuple[float, int, int]] = deque()
         self._last_clock: tuple[float, dict[str, float]] = (0.0, dict.fromkeys(self.loop.clock, 0.0))
         self._shown = 0.0
+        self.expected: Expected | None = None
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.parts.learner.load_state(state["learner"])
@@ -285,6 +284,7 @@ class Training:
                 metrics={name: float(value) for name, value in self.metrics.items()},
                 events=self.loop.events(),
                 gauges=self.loop.gauges(),
+                predicted=self.expected,
             )
         )
 
@@ -305,45 +305,9 @@ def _shares(clock: dict[str, float], before: dict[str, float], seconds: float) -
     return shares | {"other": max(1.0 - sum(shares.values()), 0.0)}
 
 
-def rules(parts: Parts) -> Sequence[str]:
-    """The run's rules, one plain sentence each: what is bootstrapped, clipped, normalised, seeded."""
-    experiment = parts.experiment
-    learner, sampler = experiment.learner, experiment.sampler
-    reward = {
-        "raw": "rewards are learned from as they are",
-        "clip": "rewards are clipped to [-1, 1] for learning; returns shown are raw",
-        "normalize": "rewards are divided by the returns' running deviation; returns shown are raw",
-    }[learner.reward]
-    observed = (
-        "normalised by running mean and deviation"
-        if experiment.network.normalize_observation
-        else "not normalised"
-    )
-    architecture = architecture_of(experiment)
-    place = f"architecture {architecture.name}, runtime {experiment.parallel.runtime}: {lag_sentence(architecture)}"
-    return [
-        *parts.spec.rules,
-        *([place] if architecture.edges else []),
-        f"one agent step is {parts.spec.action_repeat} frame{'s' if parts.spec.action_repeat > 1 else ''}",
-        "truncated episodes bootstrap from their final observation; terminated ones do not",
-        reward,
-        f"observations are {observed}",
-        f"{learner.precision} on {learner.device}, {learner.threads} gradient shard(s), "
-        f"{sampler.num_envs} environments in {sampler.shards} actor thread(s)",
-        *parts.choices,
-        f"seed {experiment.run.seed}: environment i is seeded with {first_seed(experiment.run.seed)} + i",
-    ]
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Our threads are our parallelism: torch's own would fight them for the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _expected(experiment: Experiment) -> Expected | None:
+    found = expectation(experiment)
+    return None if found is None else Expected(found.steps_per_second, found.error, found.utilisation)
 
 
 def train(
@@ -372,6 +336,7 @@ def train(
             except BaseException:
                 loop.close()
                 raise
+            training.expected = _expected(parts.experiment)
             observer.start(folder.name, str(folder.path), rules(parts))
             if not training.exact:
                 observer.message(

@@ -21,9 +21,9 @@ from typing import Any
 
 from redline import api
 from redline.runtime.parts import Parts, assemble
+from redline.runtime.pool import one_thread_each
 from redline.runtime.serving.job import InferenceJob
 from redline.runtime.serving.muster import ServerMuster, muster_server
-from redline.runtime.training import one_thread_each
 from redline.studies.environments import CORES
 from redline.studies.result import Options, Result, spread
 

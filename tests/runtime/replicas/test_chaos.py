@@ -17,8 +17,8 @@ import torch
 from redline import api
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
+from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.locks import Locks
-from redline.runtime.training import one_thread_each
 from tests.leaks import TAG, eventually, tagged_processes
 
 COMMON = ["learner.precision=fp32", "parallel.runtime=processes", "parallel.copies=2", "run.steps=1000000000"]

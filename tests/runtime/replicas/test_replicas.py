@@ -15,9 +15,9 @@ from redline import api
 from redline.runs.checkpoint import load_newest
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
+from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.lockstep import SynchronousLoop
 from redline.runtime.replicas.loop import ReplicaLoop
-from redline.runtime.training import one_thread_each
 from redline.types import Progress, RunError, UserError
 from tests.leaks import eventually
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from redline.planner.costs import Machine
 from redline.planner.measured import Costs
-from redline.runtime.experiment import Experiment
+from redline.runtime.experiment import Experiment, uses_replay
 
 FRESH = 30 * 86_400  # seconds after which a measurement is made again
 
@@ -27,14 +27,21 @@ def folder() -> Path:
 
 
 def key_of(experiment: Experiment, machine: Machine) -> str:
-    """Changes with whatever changes a cost: machine, environment, network, algorithm, batch, versions."""
+    """Changes with whatever changes a cost: machine, environment, network, algorithm, batch, versions.
+
+    Not with what plans differ in: they share what was measured.
+    """
+    algorithm: Any = experiment.algorithm
+    replays = uses_replay(experiment)
+    batch = algorithm.batch if replays else experiment.sampler.num_envs * algorithm.unroll
+    algorithm = replace(algorithm, **({"learning_starts": 0} if replays else {"unroll": 1}))
     parts: list[Any] = [
         machine,
-        experiment.environment,
+        replace(experiment.environment, backend="auto", workers=0),
         experiment.network,
-        experiment.algorithm,
-        replace(experiment.learner, learning_rate=1.0),
-        experiment.sampler.num_envs,
+        algorithm,
+        experiment.learner.optimizer,
+        batch,
         [metadata.version(name) for name in ("redline", "torch", "numpy")],
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]

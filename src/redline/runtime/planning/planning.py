@@ -89,7 +89,6 @@ def make_plan(
         ranked,
         choose(ranked),
         what_if=what_if.text if what_if is not None else "",
-        notes=list(costs.notes),
         refused=refused,
     )
     return _chosen_first(plan)

@@ -27,7 +27,7 @@ from redline.runtime.plan import usable_cores
 from redline.runtime.planning import crews, pieces
 from redline.runtime.planning.pieces import Collecting, fastest_half
 from redline.runtime.planning.trial import soon
-from redline.runtime.training import one_thread_each
+from redline.runtime.pool import one_thread_each
 
 Say = Callable[[str], None]
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes

@@ -9,7 +9,7 @@ from redline.planner.options import Measured
 from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
-from redline.runtime.training import one_thread_each
+from redline.runtime.pool import one_thread_each
 from redline.types import RunError
 
 WARM = 1.0  # seconds after the first update that are not counted: caches, kernels, queues filling

@@ -1,0 +1,54 @@
+"""What a run is expected to do, where its experiment has been measured: the planner's model, of the run as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redline.planner.choose import predict
+from redline.planner.costs import Prediction
+from redline.planner.options import Option
+from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
+from redline.runtime.planning import cache
+from redline.runtime.planning.probe import this_machine
+
+
+def option_of(experiment: Experiment) -> Option:
+    """The option that an experiment is, whose automatic choices are made."""
+    parallel, sampler, learner = experiment.parallel, experiment.sampler, experiment.learner
+    algorithm: Any = experiment.algorithm
+    copies = 1 if parallel.architecture == "synchronous" else parallel.copies
+    ratio = None
+    if uses_replay(experiment) and ALGORITHMS[type(algorithm)].paced:
+        ratio = algorithm.batch / algorithm.update_every
+    elif uses_replay(experiment):
+        ratio = parallel.replay_ratio
+    place = "cpu" if learner.device == "cpu" else "cuda"
+    acts_on_gpu = parallel.architecture in ("synchronous", "seed")
+    return Option(
+        architecture=parallel.architecture,
+        runtime=parallel.runtime,
+        copies=copies,
+        environments=max(sampler.num_envs // copies, 1),
+        unroll=max(parallel.slot, 1) if uses_replay(experiment) else algorithm.unroll,
+        queue=parallel.queue or 0,
+        groups=sampler.groups,
+        shards=sampler.shards,
+        threads=learner.threads,
+        act_on=f"{place if acts_on_gpu else 'cpu'} {learner.precision}",
+        learn_on=f"{place} {learner.precision}",
+        servers=max(parallel.servers, 1),
+        workers=experiment.environment.workers,
+        ratio=ratio,
+    )
+
+
+def expectation(experiment: Experiment) -> Prediction | None:
+    """What the model says of a run whose automatic choices are made; None where its pieces were never measured."""
+    machine = this_machine()
+    costs = cache.load(cache.key_of(experiment, machine))
+    if costs is None:
+        return None
+    option = option_of(experiment)
+    if option.learn_on not in costs.learn or (option.act_on not in costs.act):
+        return None
+    return predict(option, costs, machine)
