@@ -262,11 +262,12 @@ def describe(option: Option) -> str:
     """How to train by this plan: the options of ``redline train`` that make it."""
     own = {"parallel.architecture": option.architecture, "parallel.runtime": option.runtime}
     return " ".join(
-        f"--set {_word(f'{key}={_plain(value)}')}" for key, value in (own | option.settings).items()
+        f"--set {_word(f'{key}={setting(value)}')}" for key, value in (own | option.settings).items()
     )
 
 
-def _plain(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A value as ``--set`` reads it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
