@@ -73,7 +73,7 @@ def settings(system: str, runtime: str) -> list[str]:
     """Overrides of a system (or none) on a runtime. Steps take their time, so that whoever waits costs nothing."""
     common = ["run.tensorboard=false", "run.log_every=100", "run.checkpoint_every=200"]
     late = ["environment.kwargs.milliseconds=2", "learner.precision=fp32", f"parallel.runtime={runtime}"]
-    own = MATRIX[system].overrides if system in MATRIX else ()
+    own = MATRIX[system].overrides if system in MATRIX else ("sampler.num_envs=2",)
     return [*own, *common, *late]
 
 

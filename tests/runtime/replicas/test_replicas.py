@@ -176,6 +176,30 @@ def test_runs_resume_with_all_that_copies_know(tmp_path: Path, architecture: str
     assert resumed.evaluate(2).mean_return > 0
 
 
+def test_steps_taken_on_the_way_to_rest_count_after_a_restart() -> None:
+    """A run that never told of them would wait for its last steps for ever."""
+    with one_thread_each():
+        loop, parts = make("a2c", on("a3c", 2))
+        try:
+            counted = go(loop, lambda: loop.updates > 20)
+            loop.state()
+            loop.memory.board.taken[0] += 8  # by a copy that had not come to rest when the loop last looked
+            state = loop.state()
+            assert sum(state["taken"]) >= counted + 8
+        finally:
+            loop.close()
+            parts.close()
+        loop, parts = make("a2c", on("a3c", 2))
+        try:
+            loop.load_state(state)
+            counted += go(loop, lambda: loop.updates > 40)
+            state = loop.state()
+            assert counted == sum(state["taken"]) - state["uncounted"]
+        finally:
+            loop.close()
+            parts.close()
+
+
 def test_lockstep_resumes_where_it_stopped_bit_for_bit(tmp_path: Path) -> None:
     whole = redline.train(
         "CartPole-v1", "ppo", steps=2048, folder=str(tmp_path), overrides=on("accel_sync", 2), name="whole"

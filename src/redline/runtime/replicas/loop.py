@@ -194,6 +194,7 @@ class ReplicaLoop:
             "copies": copies,
             "central": self.central.state(),
             "taken": self.memory.board.taken.tolist(),
+            "uncounted": self.memory.whole - self._counted,  # taken on the way to rest, and not told of yet
             "target": target,
         }
 
@@ -204,7 +205,7 @@ class ReplicaLoop:
             taken[:] = state["taken"]
         else:
             taken[0] = sum(state["taken"])
-        self._counted = self.memory.whole
+        self._counted = self.memory.whole - int(state["uncounted"])
         self.central.initialise(learner.flat.cpu())
         self.central.load_state(state["central"])
         if self.post is not None:
