@@ -133,11 +133,13 @@ def test_a_gpu_that_was_not_measured_is_reckoned_from_its_published_rate() -> No
     rate = 989e12 * TENSOR_EFFICIENCY
     moved = COSTS.observation_bytes / machine.gpus.transfer
     for size in (1, 100, 4096):
-        expected = KERNELS * 5e-6 + 2 * COPY + size * (COSTS.flops / rate + moved)
+        expected = KERNELS * 5e-6 + COPY + size * COSTS.flops / rate
         assert costs.act["cuda bf16"].at(size) == pytest.approx(expected)
-        expected = BACKWARD * KERNELS * 5e-6 + COPY + size * (BACKWARD_FLOPS * COSTS.flops / rate + moved)
+        expected = BACKWARD * KERNELS * 5e-6 + size * BACKWARD_FLOPS * COSTS.flops / rate
         assert costs.train["cuda bf16"].at(size) == pytest.approx(expected)
     assert costs.act["cuda fp32"].at(4096) > costs.act["cuda bf16"].at(4096)
+    assert costs.transfer is not None
+    assert costs.transfer.at(1e8) == pytest.approx(COPY + 1e8 / machine.gpus.transfer)
     passes = sample_passes(COSTS)
     arithmetic = (BACKWARD_FLOPS * passes * COSTS.batch) * COSTS.flops / rate
     expected = BACKWARD * KERNELS * 5e-6 + arithmetic + COPY + COSTS.batch * moved

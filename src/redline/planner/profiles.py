@@ -104,7 +104,8 @@ def speeds(gpu: GPU) -> dict[str, float]:
 def with_gpu(costs: Costs, gpu: GPU) -> Costs:
     """Costs with the GPU's places beside the CPU's, reckoned from its published (or given) rates.
 
-    The curves include bringing the observations to the device. ``Costs.estimated`` says how sure they are.
+    Bringing observations to the device stands apart, in ``transfer``; a whole batch in ``learn`` includes it.
+    ``Costs.estimated`` says how sure all this is.
     """
     costs = without_gpu(costs)
     flops = costs.flops or 2.0 * costs.parameters
@@ -116,11 +117,8 @@ def with_gpu(costs: Costs, gpu: GPU) -> Costs:
         return Curve(tuple((float(n), fixed + n * per_observation) for n in SIZES))
 
     moved = costs.observation_bytes / gpu.transfer
-    act = {place: curve(flops / rate + moved, launch + 2 * COPY) for place, rate in rates.items()}
-    train = {
-        place: curve(BACKWARD_FLOPS * flops / rate + moved, BACKWARD * launch + COPY)
-        for place, rate in rates.items()
-    }
+    act = {place: curve(flops / rate, launch + COPY) for place, rate in rates.items()}
+    train = {place: curve(BACKWARD_FLOPS * flops / rate, BACKWARD * launch) for place, rate in rates.items()}
     passes, updates = sample_passes(costs), max(costs.updates, 1.0)
     learn = {
         place: {

@@ -63,7 +63,7 @@ def table(plan: Plan) -> list[tuple[str, ...]]:
 def footnotes(plan: Plan) -> list[str]:
     """What was refused, on one line, the plan's notes, and what the costs are not sure of."""
     refused = f"refused: {'; '.join(plan.refused)}" if plan.refused else ""
-    return [each for each in (refused, *plan.notes, *plan.costs.notes) if each]
+    return [each for each in dict.fromkeys((refused, *plan.notes, *plan.costs.notes)) if each]
 
 
 def as_data(plan: Plan, explanation: Explanation, steps: int = 0) -> dict[str, Any]:
@@ -128,13 +128,14 @@ def _chosen(plan: Plan, explanation: Explanation) -> str:
         many = f"{option.copies} {_plural(option.architecture, option.copies)} of {option.environments} environments"
     else:
         threads = f"{option.shards} actor threads" if option.shards > 1 else "one actor thread"
+        threads = f"stepped by {option.workers} worker processes" if option.workers > 1 else threads
         many = f"one loop of {option.environments} environments, {threads}"
     return f"Train with {where}: {many}. {_why_so_many(explanation)}"
 
 
 def _why_so_many(explanation: Explanation) -> str:
     scaling = explanation.scaling
-    each = "copy" if scaling.what == "copies" else "actor thread"
+    each = {"copies": "copy", "worker processes": "worker process"}.get(scaling.what, "actor thread")
     most = scaling.points[-1].copies if scaling.points else 0
     if scaling.knee is None:
         return f"Up to {most}, each further {each} still pays." if most > scaling.own else ""
