@@ -17,7 +17,7 @@ from redline.planner.explaining.explain import (
     learning_batch,
     where_time_goes,
 )
-from redline.planner.explaining.telling import answer, as_data, describe, lines
+from redline.planner.explaining.telling import answer, as_data, describe, lines, names
 from redline.planner.explaining.variants import OFF, Point, grown, helps, knee, scaling
 from redline.planner.machines import parse_what_if
 from redline.planner.measured import Costs
@@ -105,7 +105,7 @@ def test_the_margin_is_told_at_the_plans_own_batch() -> None:
 def test_the_learning_batch_is_a_minibatch() -> None:
     assert learning_batch(OPTION, COSTS) == 640
     assert learning_batch(replace(OPTION, threads=2), COSTS) == 320
-    assert learning_batch(OPTION, replace(COSTS, updates=10.0)) == pytest.approx(64, rel=0.1)
+    assert learning_batch(OPTION, replace(COSTS, updates=10.0, minibatch=64)) == 64
 
 
 def test_the_knee() -> None:
@@ -254,6 +254,33 @@ def test_the_bottleneck_names_the_role_and_what_relieves_it(found: Prediction, r
     told = bottleneck(OPTION, found, machine, where)
     assert told[0] == role
     assert words in told[1]
+
+
+def test_who_learns_on_a_gpu_already_is_not_told_to_get_one() -> None:
+    costs, machine = with_gpu()
+    option = replace(OPTION, learn_on="cuda bf16", threads=1)
+    found = prediction(1.5, 0.5, actor=0.3, learner=0.97)
+    told = bottleneck(option, found, machine, where_time_goes(option, costs, found))
+    assert "a GPU" not in told[1].replace("a faster GPU", "")
+    assert "larger batches" in told[1]
+
+
+def test_options_of_one_name_are_told_apart() -> None:
+    plan = sample_plan()
+    options = [
+        OPTION,
+        replace(OPTION, unroll=10),
+        replace(OPTION, learn_on="cuda bf16"),
+        replace(OPTION, learn_on="cuda fp32"),
+        replace(OPTION, copies=4),
+    ]
+    first = plan.ranked[0]
+    called = names(replace(plan, ranked=[replace(first, option=each) for each in options]))
+    assert called[0] == f"{OPTION.name}, 20 steps an unroll"
+    assert called[1] == f"{OPTION.name}, 10 steps an unroll"
+    assert called[2] == f"{OPTION.name}, learning on a GPU, learning in cuda bf16"
+    assert called[4] == options[4].name
+    assert len(set(called)) == 5
 
 
 def test_one_loop_leaves_cores_idle() -> None:

@@ -163,10 +163,13 @@ def without_gpu(costs: Costs) -> Costs:
 
 
 def sample_passes(costs: Costs) -> float:
-    """How often each sample of a batch goes forward and backward: epochs, a target network's pass counted in.
+    """How often each sample of a batch goes forward and backward: epochs.
 
-    From what one CPU thread takes for a batch, over what it takes for one pass of the samples of an update.
+    Where a batch is one update, a target network's pass is counted in: from what one CPU thread takes for the update,
+    over what it takes for one such pass. Never more than two: an update is more than its passes.
     """
+    if costs.updates > 1:
+        return max(costs.minibatch * costs.updates / costs.batch, 1.0)
     place = next(iter(costs.learn))
     by_threads = costs.learn[place]
     threads = min(by_threads)
@@ -179,4 +182,4 @@ def sample_passes(costs: Costs) -> float:
     fixed = max(y0 - each * x0, 0.0)
     if each <= 0.0:
         return 1.0
-    return min(max((seconds - max(costs.updates, 1.0) * fixed) / (costs.batch * each), 1.0), 100.0)
+    return min(max((seconds - fixed) / (costs.batch * each), 1.0), 2.0)

@@ -15,7 +15,6 @@ from redline.planner.explaining.variants import Help, Predict, Scaling, helps, s
 from redline.planner.machines import cost_per_million
 from redline.planner.measured import Costs
 from redline.planner.options import Option, Plan
-from redline.planner.profiles import sample_passes
 from redline.planner.workload import acting, learning, round_of
 
 LARGEST_BATCH = 65_536  # up to which a crossover is looked for
@@ -167,9 +166,8 @@ def acting_batch(option: Option) -> int:
 
 
 def learning_batch(option: Option, costs: Costs) -> int:
-    """Samples of one training pass of one thread, about."""
-    whole = costs.batch * (sample_passes(costs) if costs.updates > 1 else 1.0)
-    return max(round(min(whole / max(costs.updates, 1.0), costs.batch) / option.threads), 1)
+    """Samples of one training pass of one thread."""
+    return max(round(costs.minibatch / option.threads), 1)
 
 
 def crossover(costs: Costs, machine: Machine, name: str, batch: int) -> Crossover:
@@ -237,6 +235,15 @@ _PART = {
     "estimating": "more cores, or a GPU, would relieve it",
     "improving": "a GPU, more learner threads or fewer epochs would relieve it",
 }
+_PART_ON_GPU = {
+    "acting": "more environments to a pass would relieve it, more cores would not",
+    "estimating": "larger batches or a faster GPU would relieve it, more cores would not",
+    "improving": "larger minibatches, fewer epochs or a faster GPU would relieve it, more cores would not",
+}
+_ROLE_ON_GPU = {
+    "learner": "larger batches, fewer updates for each step or a faster GPU would relieve it; more actors would not",
+    "inference": "more environments to a pass or a second server would relieve it; more workers would not",
+}
 _ROLE = {
     "learner": "a GPU, more learner threads or fewer updates for each step would relieve it; more actors would not",
     "inference": "a GPU for acting or a second server would relieve it; more workers would not",
@@ -251,12 +258,18 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
     shown = ", ".join(f"{name} {share:.0%} busy" for name, share in busy.items())
     largest = max(where.shares, key=lambda name: where.shares[name])
     words = _WORDS.get(largest, largest)
+    parts = _PART | {name: _PART_ON_GPU[name] for name in where.on_gpu}
+    roles = dict(_ROLE)
+    if option.learn_on.startswith("cuda"):
+        roles["learner"] = _ROLE_ON_GPU["learner"]
+    if option.act_on.startswith("cuda"):
+        roles["inference"] = _ROLE_ON_GPU["inference"]
     if prediction.cores_busy >= BUSY * machine.cores:
         one = machine.cores == 1
         many = "The one core is" if one else f"All {machine.cores} cores are"
         return (
             "cores",
-            f"{many} used up, {where.shares[largest]:.0%} of the work is {words}: {_PART[largest]}.",
+            f"{many} used up, {where.shares[largest]:.0%} of the work is {words}: {parts[largest]}.",
         )
     if machine.gpus is not None and prediction.gpu_busy >= BUSY * machine.gpus.count:
         return "gpu", "The GPU is used up: a faster or a second one would relieve it, more actors would not."
@@ -268,7 +281,7 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
         return (
             top,
             f"One loop takes turns at everything and leaves {idle:.1f} of {machine.cores} cores idle,"
-            f" {where.shares[largest]:.0%} of its work is {words}: {_PART[largest]}.",
+            f" {where.shares[largest]:.0%} of its work is {words}: {parts[largest]}.",
         )
     if busy[top] < BUSY:
         return (
@@ -276,6 +289,6 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
             f"The roles wait for each other ({shown}): longer unrolls or more room in queues would help.",
         )
     if top in _PLURAL:
-        relief = _PART[max(GENERATE, key=lambda name: where.shares[name])]
+        relief = parts[max(GENERATE, key=lambda name: where.shares[name])]
         return top, f"The {_PLURAL[top]} are the bottleneck ({shown}): {relief}."
-    return top, f"The {top} is the bottleneck ({shown}): {_ROLE.get(top, 'a faster one would relieve it')}."
+    return top, f"The {top} is the bottleneck ({shown}): {roles.get(top, 'a faster one would relieve it')}."

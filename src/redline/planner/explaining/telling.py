@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -55,9 +56,27 @@ def answer(plan: Plan, explanation: Explanation, steps: int = 0) -> list[str]:
 
 def table(plan: Plan) -> list[tuple[str, ...]]:
     """The chosen option and the next best, a row each, as ``HEAD`` names the columns."""
-    first = [plan.ranked[plan.chosen]]
-    rest = [each for index, each in enumerate(plan.ranked) if index != plan.chosen]
-    return [_row(each) for each in [*first, *rest][:BEST]]
+    rows = list(zip(plan.ranked, names(plan), strict=True))
+    rest = [each for index, each in enumerate(rows) if index != plan.chosen]
+    return [_row(*each) for each in [rows[plan.chosen], *rest][:BEST]]
+
+
+def names(plan: Plan) -> list[str]:
+    """What each ranked option is called: where two would be called the same, with what sets them apart."""
+    options = [each.option for each in plan.ranked]
+    called = [
+        each.name + (", learning on a GPU" if _device(each.learn_on) == "GPU" else "") for each in options
+    ]
+    for more in ("{0.unroll} steps an unroll", "learning in {0.learn_on}", "acting in {0.act_on}"):
+        often = Counter(called)
+        apart = [more.format(each) for each in options]
+        called = [
+            f"{name}, {words}"
+            if often[name] > 1 and len({w for n, w in zip(called, apart, strict=True) if n == name}) > 1
+            else name
+            for name, words in zip(called, apart, strict=True)
+        ]
+    return called
 
 
 def footnotes(plan: Plan) -> list[str]:
@@ -77,7 +96,9 @@ def as_data(plan: Plan, explanation: Explanation, steps: int = 0) -> dict[str, A
             "machine": asdict(plan.machine),
             "what_if": plan.what_if,
             "chosen": plan.chosen,
-            "ranked": [_ranked(plan, each) for each in plan.ranked],
+            "ranked": [
+                _ranked(plan, each, name) for each, name in zip(plan.ranked, names(plan), strict=True)
+            ],
             "notes": list(plan.notes),
             "refused": list(plan.refused),
             "costs": plan.costs.as_dict(),
@@ -86,10 +107,10 @@ def as_data(plan: Plan, explanation: Explanation, steps: int = 0) -> dict[str, A
     }
 
 
-def _ranked(plan: Plan, ranked: Ranked) -> dict[str, Any]:
+def _ranked(plan: Plan, ranked: Ranked, name: str) -> dict[str, Any]:
     low, high = _interval(ranked)
     return {
-        "name": ranked.option.name,
+        "name": name,
         "option": asdict(ranked.option),
         "complexity": ranked.option.complexity,
         "prediction": ranked.prediction.as_dict(),
@@ -101,12 +122,12 @@ def _ranked(plan: Plan, ranked: Ranked) -> dict[str, Any]:
     }
 
 
-def _row(ranked: Ranked) -> tuple[str, ...]:
+def _row(ranked: Ranked, name: str) -> tuple[str, ...]:
     option, prediction, measured = ranked.option, ranked.prediction, ranked.measured
     lag = prediction.lag.get("mean")
     most = prediction.lag.get("max")
     return (
-        option.name,
+        name,
         f"{short(prediction.steps_per_second)} ± {prediction.error:.0%}",
         short(measured.steps_per_second) if measured else NONE,
         NONE if lag is None else short(lag, 2) + ("" if most is None else f" (max {short(most, 2)})"),
