@@ -44,11 +44,11 @@ def plan(command: Plan) -> int:
     explanation = api.explain(found)
     console.print()
     for sentence in answer(found, explanation, steps):
-        console.print(_shown(sentence))
+        console.print(_shown(sentence), soft_wrap=not console.is_terminal)
     console.print()
     console.print(_table(table(found)))
     for note in footnotes(found):
-        console.print(_shown(note), style="dim")
+        console.print(_shown(note), style="dim", soft_wrap=not console.is_terminal)
     data = as_data(found, explanation, steps)
     if command.json is not None:
         _write(Path(command.json), json.dumps(data, indent=1, default=str) + "\n")
