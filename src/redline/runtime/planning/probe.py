@@ -104,6 +104,7 @@ class _Probe:
             act, train = self._network()
             self.say("roles side by side")
             drag = self._drag(learn, unroll)
+            flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
             if quiet < 0.9:
                 self.notes.append(
@@ -132,6 +133,8 @@ class _Probe:
                 exchange=self._exchange(),
                 drag=drag,
                 reset=pieces.resets(parts),
+                flops=flops,
+                kernels=kernels,
                 spread=0.1 if self.notes else 0.0,
                 notes=tuple(self.notes),
             )
