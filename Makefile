@@ -40,7 +40,7 @@ bench: $(READY)  ## the machine's ceiling and Redline beside it
 	@$(BIN)/redline bench $(ARGS)
 
 answers: $(READY)  ## CPU or GPU, and what to parallelise: asked of this machine; plots in docs/results
-	@$(BIN)/python -m pip install --quiet matplotlib
+	@$(PIP) install -qq matplotlib
 	@$(BIN)/redline study crossover --out docs/results
 	@$(BIN)/redline study parallelise --out docs/results
 
