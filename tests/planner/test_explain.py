@@ -326,6 +326,11 @@ def test_a_what_if_says_first_that_it_is_one_and_tells_the_price() -> None:
     assert lines(plan, explain(plan, predict))[-2:] == list(costs.notes)
 
 
+def test_what_brings_nothing_is_said_apart() -> None:
+    text = "\n".join(lines(sample_plan(), explain(sample_plan(), predict)))
+    assert "twice the cores (8): +71%. What would not: one more core, an environment twice as fast." in text
+
+
 def test_data_is_plain_and_whole() -> None:
     plan = sample_plan()
     data = as_data(plan, explain(plan, predict), 1000)
