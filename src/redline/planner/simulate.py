@@ -17,7 +17,7 @@ from redline.planner.costs import Prediction, Workload
 ENOUGH = 20  # turns (batches, and unrolls of each copy) to be seen before a rate is believed
 SETTLED = 3  # turns before which nothing is measured
 PATIENCE = 100  # times as long as asked for, while there were fewer
-EVENTS = 2_000_000  # after which a simulation ends early: about ten seconds
+EVENTS = 500_000  # after which a simulation ends early: two or three seconds
 
 
 def simulate(
