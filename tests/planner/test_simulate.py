@@ -234,9 +234,9 @@ def test_an_unroll_is_as_old_as_the_weights_at_its_start(architecture: Architect
 def test_a_barrier_with_exponential_stragglers_waits_for_the_expected_maximum() -> None:
     """The mean of the largest of K exponentials is the harmonic number H_K."""
     alone = replace(LOAD, unroll=1, act=Work(), learn=Work())
-    load = replace(alone, step=Work(core=10e-3, tail=EXPONENTIAL))
+    here = replace(alone, step=Work(core=10e-3, tail=EXPONENTIAL))
     elsewhere = replace(alone, step=Work(wait=10e-3, tail=EXPONENTIAL))
-    for copies, load in ((2, load), (8, load), (8, elsewhere)):
+    for copies, load in ((2, here), (8, here), (8, elsewhere)):
         harmonic = sum(1 / k for k in range(1, copies + 1))
         found = quick(ACCEL_SYNC.sized(copies), load, seconds=60.0)
         assert found.steps_per_second == pytest.approx(copies * 4 / (10e-3 * harmonic), rel=0.03)
@@ -466,7 +466,7 @@ CLEAR = {  # one resource limits, by far
     "actors": (IMPALA.sized(2, take=1), replace(LOAD, learn=Work(core=1e-4))),
     "loop": (SYNCHRONOUS, LOAD),
     "loop's cores": (SYNCHRONOUS, replace(LOAD, shards=8, cores=2, learn=Work(core=1e-3, width=2))),
-    "gpu": (IMPALA.sized(16, take=4), replace(LOAD, act=Work(gpu=2e-3), gpus=1)),
+    "one accelerator": (IMPALA.sized(16, take=4), replace(LOAD, act=Work(gpu=2e-3), gpus=1)),
     "replay's actors": (APEX.sized(4), replace(LOAD, samples=32)),
     "intake": (APEX.sized(40), replace(LOAD, samples=32, hand=Work(core=10e-3))),
     "paced learner": (APEX.sized(8), replace(LOAD, samples=32, ratio=16.0, paced=True)),

@@ -43,7 +43,7 @@ class Store:
 
     def may_act(self) -> bool:
         """Whether actors may have their slots back: not if they wait for a learner that is a round behind."""
-        return self.lock_step or not self.world.load.paced or self.owed() <= max(self.round_due, 1.0)
+        return not self.world.load.paced or self.owed() <= max(self.round_due, 1.0)
 
     def hand_out(self) -> None:
         """Free slots to their actors, unless those have to wait."""
