@@ -125,6 +125,7 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         publish=Work(costs.publish),
         samples=costs.batch if replays else 0,
         ratio=ratio if replays else None,
+        paced=replays and ratio is not None,
         gpus=_gpus(machine),
     )
 
@@ -134,10 +135,11 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     beyond = costs.serve or Curve.of([(1, WAKE)])
     sizes = sorted({*(float(n) for n in costs.step), 1.0, 2.0 * max(costs.step)})
     on_cpu = option.act_on.startswith("cpu")
-    serve = Curve.of(
-        (n, beyond.at(n) + (acting(option, costs, n).core if on_cpu else costs.record.at(n))) for n in sizes
-    )
-    on_gpu = None if on_cpu else Curve.of((n, acting(option, costs, n).gpu) for n in sizes)
+    # The value after an unroll's end is a batch of its own there, which the simulator serves.
+    once = replace(option, unroll=10**9)
+    passes = {n: acting(once, costs, n) for n in sizes}
+    serve = Curve.of((n, beyond.at(n) + passes[n].core) for n in sizes)
+    on_gpu = None if on_cpu else Curve.of((n, passes[n].gpu) for n in sizes)
     base = _beside(option, costs, machine)
     step = round_of(costs, option.environments)
     return replace(
@@ -157,7 +159,7 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     learn = learning(replace(option, threads=1), costs)
     updates = costs.updates
     share = _share(option, costs)
-    shared = costs.exchange.get(option.architecture, 0.0) * updates
+    shared = Work(costs.exchange.get(option.architecture, 0.0))
     ratio = option.ratio
     return Workload(
         cores=machine.cores,
@@ -165,7 +167,9 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
         environments=option.environments,
         step=round_of(costs, option.environments),
         act=acting(option, costs, option.environments),
-        learn=replace(learn, core=learn.core * share + shared, gpu=learn.gpu * share),
+        learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share),
+        publish=shared,
+        hand=shared if option.architecture == "gorila" else Work(),
         updates=updates,
         overlap=ratio is not None,
         samples=max(costs.batch // option.copies, 1) if ratio is not None else 0,

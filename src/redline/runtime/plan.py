@@ -131,6 +131,11 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
     hosts = min(parallel.hosts or cores, copies) if serves else parallel.hosts
     parallel = replace(parallel, runtime=runtime, copies=copies, hosts=hosts)
     parallel = replace(parallel, queue=_queue(experiment, parallel))
+    if serves and parallel.queue == 0 and parallel.batch not in (0, copies):
+        raise UserError(
+            f"parallel.batch={parallel.batch}: in lock-step a server waits for all {copies} workers, so a batch is one "
+            "unroll of each; leave it 0, or set parallel.queue=1"
+        )
     return replace(parallel, slot=_slot(experiment, parallel))
 
 
