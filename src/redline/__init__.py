@@ -10,10 +10,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from redline.api import Evaluation, Interrupted, Policy, Run, evaluate, load, record, resume, train
+    from redline.api import (
+        Evaluation,
+        Interrupted,
+        Policy,
+        Run,
+        evaluate,
+        explain,
+        load,
+        plan,
+        record,
+        resume,
+        train,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Evaluation", "Interrupted", "Policy", "Run", "evaluate", "load", "record", "resume", "train"]
+__all__ = [
+    "Evaluation",
+    "Interrupted",
+    "Policy",
+    "Run",
+    "evaluate",
+    "explain",
+    "load",
+    "plan",
+    "record",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

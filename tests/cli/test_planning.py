@@ -65,9 +65,9 @@ def test_the_answer_is_printed_and_a_page_is_left(
         "overrides": [],
     }
     assert "measuring [the environment]" in shown
-    assert "Train with architecture impala in threads: 3 actors of 16 environments." in shown
+    assert "Train with architecture impala in threads: 2 actors of 16 environments." in shown
     assert "The learner is the bottleneck" in shown
-    assert re.search(r"^impala, threads, 3 x 16 environments +1,778 . 10% +1,707 ", shown, re.M)
+    assert re.search(r"^impala, threads, 2 x 16 environments +1,778 . 10% +1,707 ", shown, re.M)
     assert "refused: apex: on-policy" in shown
     assert "next: redline train CartPole-v1 --recipe impala --set parallel.architecture=impala" in shown
     page = (tmp_path / "runs" / "plan.html").read_text(encoding="utf-8")

@@ -33,12 +33,13 @@ COSTS = Costs(
     publish=300e-6,
     flops=18.7e6,
 )
-OPTION = Option("impala", "threads", copies=3, environments=16, unroll=20, lag_bound=2, memory=2 * 10**9)
+OPTION = Option("impala", "threads", copies=2, environments=16, unroll=20, lag_bound=2, memory=2 * 10**9)
 
 
 def predict(option: Option, costs: Costs, machine: Machine) -> Prediction:
     """Actors and a learner side by side: the slower of the two, and all the work shared by the cores."""
-    collect = costs.step[16].core + costs.step[16].wait
+    step = costs.step[16].scaled(option.environments / 16)
+    collect = step.core + step.wait
     act = costs.act[option.act_on].at(option.environments)
     acting_core = act if option.act_on.startswith("cpu") else 0.0
     learn = costs.learn[option.learn_on]
@@ -63,8 +64,16 @@ def sample_plan(costs: Costs = COSTS, machine: Machine | None = None, what_if: s
     machine = machine or costs.machine
     options = [
         OPTION,
-        replace(OPTION, copies=2),
-        replace(OPTION, architecture="synchronous", runtime="in_process", copies=1, lag_bound=0, shards=2),
+        replace(OPTION, copies=4, environments=8),
+        replace(
+            OPTION,
+            architecture="synchronous",
+            runtime="in_process",
+            copies=1,
+            lag_bound=0,
+            unroll=40,
+            shards=2,
+        ),
     ]
     ranked = [Ranked(option, predict(option, costs, machine)) for option in options]
     first = ranked[0].prediction.steps_per_second

@@ -133,11 +133,13 @@ def test_a_gpu_that_was_not_measured_is_reckoned_from_its_published_rate() -> No
     rate = 989e12 * TENSOR_EFFICIENCY
     moved = COSTS.observation_bytes / machine.gpus.transfer
     for size in (1, 100, 4096):
-        expected = KERNELS * 5e-6 + 2 * COPY + size * (COSTS.flops / rate + moved)
+        expected = KERNELS * 5e-6 + COPY + size * COSTS.flops / rate
         assert costs.act["cuda bf16"].at(size) == pytest.approx(expected)
-        expected = BACKWARD * KERNELS * 5e-6 + COPY + size * (BACKWARD_FLOPS * COSTS.flops / rate + moved)
+        expected = BACKWARD * KERNELS * 5e-6 + size * BACKWARD_FLOPS * COSTS.flops / rate
         assert costs.train["cuda bf16"].at(size) == pytest.approx(expected)
     assert costs.act["cuda fp32"].at(4096) > costs.act["cuda bf16"].at(4096)
+    assert costs.transfer is not None
+    assert costs.transfer.at(1e8) == pytest.approx(COPY + 1e8 / machine.gpus.transfer)
     passes = sample_passes(COSTS)
     arithmetic = (BACKWARD_FLOPS * passes * COSTS.batch) * COSTS.flops / rate
     expected = BACKWARD * KERNELS * 5e-6 + arithmetic + COPY + COSTS.batch * moved
@@ -159,13 +161,8 @@ def test_unknown_flops_are_said() -> None:
     assert any("FLOPs were not counted" in note for note in costs.notes)
 
 
-def test_epochs_are_seen_in_what_a_batch_costs() -> None:
-    one = COSTS.train["cpu fp32"]
-    each = (one.at(640) - one.at(32)) / (640 - 32)
-    fixed = one.at(32) - 32 * each
-    four = replace(
-        COSTS, updates=16.0, estimate=0.1, learn={"cpu fp32": {1: (16 * fixed + 4 * 640 * each) / 0.9}}
-    )
+def test_epochs_count() -> None:
+    four = replace(COSTS, updates=16.0, minibatch=160)
     assert sample_passes(four) == pytest.approx(4.0)
     gpu, _ = parse_what_if("gpu=h100").apply(four, MACHINE)
     single, _ = parse_what_if("gpu=h100").apply(COSTS, MACHINE)
@@ -173,6 +170,16 @@ def test_epochs_are_seen_in_what_a_batch_costs() -> None:
     flops = BACKWARD_FLOPS * COSTS.flops * 640 * (4 - sample_passes(COSTS))
     more += flops / (989e12 * TENSOR_EFFICIENCY)
     assert gpu.learn["cuda bf16"][1] - single.learn["cuda bf16"][1] == pytest.approx(more)
+
+
+def test_a_target_networks_pass_is_seen_in_what_an_update_costs() -> None:
+    one = COSTS.train["cpu fp32"]
+    each = (one.at(640) - one.at(32)) / (640 - 32)
+    fixed = one.at(32) - 32 * each
+    third = replace(COSTS, estimate=0.1, learn={"cpu fp32": {1: (fixed + 1.33 * 640 * each) / 0.9}})
+    assert sample_passes(third) == pytest.approx(1.33)
+    much_else = replace(COSTS, learn={"cpu fp32": {1: 10.0}})
+    assert sample_passes(much_else) == 2.0
 
 
 def test_a_measured_gpu_keeps_its_figures_and_may_go() -> None:

@@ -44,15 +44,15 @@ def test_the_page_tells_the_whole_answer() -> None:
     for sentence in data["answer"]:
         assert re.sub(r"\s+", " ", sentence) in text
     for words in (
-        "1,029 µs of work for one agent step",
+        "1,038 µs of work for one agent step",
         "stepping environments 300 µs",
         "Amdahl",
         "learning parallel and free",
-        "2.21x",
+        "2.19x",
         "this plan: 16",
         "knee: 1",
         "no GPU here, ask by --what-if gpu=h100",
-        "impala, threads, 3 x 16 environments",
+        "impala, threads, 2 x 16 environments",
         "1.8 of 4",
         "a GPU (H100)",
         "+4%",  # off by

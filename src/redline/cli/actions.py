@@ -35,7 +35,7 @@ from redline.cli.figures import count, duration, number
 from redline.cli.live import LiveScreen
 from redline.cli.parse import nearest
 from redline.cli.plain import PlainLines
-from redline.cli.planning import plan
+from redline.cli.planning import plan, planned
 from redline.cli.show import show
 from redline.reports.compare import compare_report
 from redline.reports.html import write_report
@@ -70,7 +70,7 @@ def train(command: Train) -> int:
         raise WrongUsage("train needs an environment: redline train CartPole-v1 (or --config FILE)")
     if command.config is not None and command.recipe is not None:
         raise WrongUsage("--recipe and --config both say what to train: give one of them")
-    overrides = [*command.settings, *(["run.wandb=true"] if command.wandb else [])]
+    overrides = [*planned(command), *command.settings, *(["run.wandb=true"] if command.wandb else [])]
     first = command.seed
     if command.seeds > 1 and first is None:
         experiment = api.make_experiment(

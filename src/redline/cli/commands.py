@@ -153,6 +153,13 @@ class Train:
         ),
     ] = None
     wandb: Annotated[bool, arg(help="Log to Weights & Biases too.", help_behavior_hint="")] = False
+    no_plan: Annotated[
+        bool,
+        arg(
+            help="Take the recipe's own arrangement. (A long run whose numbers are all left open is planned first.)",
+            help_behavior_hint="",
+        ),
+    ] = False
     no_film: Annotated[
         bool, arg(help="Film no episode for the report at the end.", help_behavior_hint="")
     ] = False

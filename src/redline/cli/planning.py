@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from redline import api
-from redline.cli.commands import Plan
-from redline.planner.explaining.telling import HEAD, answer, as_data, describe, footnotes, table
+from redline.cli.commands import Plan, Train
+from redline.planner.explaining.telling import HEAD, answer, as_data, describe, footnotes, setting, table
 from redline.planner.machines import load_machine, parse_what_if, save_machine
 from redline.reports.plan import PLAN, write_plan
 from redline.types import RunError
@@ -44,11 +44,11 @@ def plan(command: Plan) -> int:
     explanation = api.explain(found)
     console.print()
     for sentence in answer(found, explanation, steps):
-        console.print(_shown(sentence))
+        console.print(_shown(sentence), soft_wrap=not console.is_terminal)
     console.print()
     console.print(_table(table(found)))
     for note in footnotes(found):
-        console.print(_shown(note), style="dim")
+        console.print(_shown(note), style="dim", soft_wrap=not console.is_terminal)
     data = as_data(found, explanation, steps)
     if command.json is not None:
         _write(Path(command.json), json.dumps(data, indent=1, default=str) + "\n")
@@ -59,6 +59,33 @@ def plan(command: Plan) -> int:
         recipe = f" --recipe {command.recipe}" if command.recipe else ""
         print(f"next: redline train {command.environment}{recipe} {describe(found.best.option)}")
     return 0
+
+
+SHORT = 600.0  # seconds of training below which a plan takes longer than it saves
+FEW = 200_000  # agent steps below which that is not even looked at
+LOOK = 1.0  # seconds of the look
+
+
+def planned(command: Train) -> list[str]:
+    """``--set`` values of the plan for a run whose numbers were all left open; none where planning does not pay.
+
+    A run that takes minutes as it is gets no plan: finding one takes longer than it saves.
+    """
+    said = (command.recipe, command.num_envs, command.device, command.architecture, command.runtime)
+    if command.no_plan or command.config is not None or command.settings or any(said):
+        return []
+    experiment = api.make_experiment(command.environment, None)
+    steps = command.steps or experiment.run.steps
+    if steps <= FEW:
+        return []
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    rate = api.rate(experiment, LOOK)
+    if steps / rate < SHORT:
+        return []
+    console.print(_shown("planning first (about a minute; --no-plan starts at once)"), style="dim")
+    found = api.plan(command.environment, report=lambda text: console.print(_shown(text), style="dim"))
+    console.print(_shown(answer(found, api.explain(found), steps)[0]))
+    return [f"{key}={setting(value)}" for key, value in found.best.option.settings.items()]
 
 
 def _table(rows: list[tuple[str, ...]]) -> Table:

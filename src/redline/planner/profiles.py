@@ -104,7 +104,8 @@ def speeds(gpu: GPU) -> dict[str, float]:
 def with_gpu(costs: Costs, gpu: GPU) -> Costs:
     """Costs with the GPU's places beside the CPU's, reckoned from its published (or given) rates.
 
-    The curves include bringing the observations to the device. ``Costs.estimated`` says how sure they are.
+    Bringing observations to the device stands apart, in ``transfer``; a whole batch in ``learn`` includes it.
+    ``Costs.estimated`` says how sure all this is.
     """
     costs = without_gpu(costs)
     flops = costs.flops or 2.0 * costs.parameters
@@ -116,11 +117,8 @@ def with_gpu(costs: Costs, gpu: GPU) -> Costs:
         return Curve(tuple((float(n), fixed + n * per_observation) for n in SIZES))
 
     moved = costs.observation_bytes / gpu.transfer
-    act = {place: curve(flops / rate + moved, launch + 2 * COPY) for place, rate in rates.items()}
-    train = {
-        place: curve(BACKWARD_FLOPS * flops / rate + moved, BACKWARD * launch + COPY)
-        for place, rate in rates.items()
-    }
+    act = {place: curve(flops / rate, launch + COPY) for place, rate in rates.items()}
+    train = {place: curve(BACKWARD_FLOPS * flops / rate, BACKWARD * launch) for place, rate in rates.items()}
     passes, updates = sample_passes(costs), max(costs.updates, 1.0)
     learn = {
         place: {
@@ -165,10 +163,13 @@ def without_gpu(costs: Costs) -> Costs:
 
 
 def sample_passes(costs: Costs) -> float:
-    """How often each sample of a batch goes forward and backward: epochs, a target network's pass counted in.
+    """How often each sample of a batch goes forward and backward: epochs.
 
-    From what one CPU thread takes for a batch, over what it takes for one pass of the samples of an update.
+    Where a batch is one update, a target network's pass is counted in: from what one CPU thread takes for the update,
+    over what it takes for one such pass. Never more than two: an update is more than its passes.
     """
+    if costs.updates > 1:
+        return max(costs.minibatch * costs.updates / costs.batch, 1.0)
     place = next(iter(costs.learn))
     by_threads = costs.learn[place]
     threads = min(by_threads)
@@ -181,4 +182,4 @@ def sample_passes(costs: Costs) -> float:
     fixed = max(y0 - each * x0, 0.0)
     if each <= 0.0:
         return 1.0
-    return min(max((seconds - max(costs.updates, 1.0) * fixed) / (costs.batch * each), 1.0), 100.0)
+    return min(max((seconds - fixed) / (costs.batch * each), 1.0), 2.0)

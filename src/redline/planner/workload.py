@@ -177,7 +177,7 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
 
 
 def _share(option: Option, costs: Costs) -> float:
-    """What a copy's share of a batch costs of the whole: more than its part, where small passes cost as much as large."""
+    """What a copy's share of a batch costs of the whole: more than its part where small passes cost like large ones."""
     passes = costs.train[option.learn_on]
     part = max(costs.minibatch / option.copies, 1.0)
     return max(passes.at(part) / passes.at(costs.minibatch), 1.0 / option.copies)

@@ -71,7 +71,7 @@ def render(data: Mapping[str, Any]) -> str:
         f'<div class="two">{_utilisation(told)}{_helps(told["helps"])}</div>',
         "<h2>Plans compared</h2>",
         _options(plan),
-        f'<div class="facts">{bullet_card("Notes", [*plan["notes"], *plan["costs"]["notes"]])}'
+        f'<div class="facts">{bullet_card("Notes", list(dict.fromkeys([*plan["notes"], *plan["costs"]["notes"]])))}'
         f"{bullet_card('Refused', plan['refused'])}{_facts(plan)}</div>",
     ]
     return page(f"Plan for {plan['environment']} · Redline", "\n".join(part for part in body if part))
@@ -164,7 +164,11 @@ def _crossing(plan: Mapping[str, Any], told: Mapping[str, Any], name: str) -> st
     curves = plan["costs"][name]
     lines = []
     for (place, curve), color in zip(curves.items(), itertools.cycle(PLACES), strict=False):
+        if not place.startswith(("cpu ", "cuda ")):
+            continue  # not a pass alone
         size, seconds = np.array(curve["points"]).T
+        if place.startswith("cuda ") and plan["costs"]["transfer"]:
+            seconds = seconds + _brought(plan["costs"], size)
         estimated = " (estimated)" if place in plan["costs"]["estimated"] else ""
         lines.append(Line(place + estimated, size, seconds * 1e3, color, dots=len(size) <= 20))
     marks = [Mark(found["batch"], f"this plan: {found['batch']}")]
@@ -179,6 +183,17 @@ def _crossing(plan: Mapping[str, Any], told: Mapping[str, Any], name: str) -> st
     title = "Acting" if name == "act" else "Learning"
     x_name = "observations in a pass" if name == "act" else "samples in a pass"
     return log_chart(title, lines, x_name=x_name, note=note, marks=marks)
+
+
+def _brought(costs: Mapping[str, Any], size: np.ndarray) -> np.ndarray:
+    """Seconds to bring so many observations to the GPU; beyond what was measured the last slope goes on."""
+    number, seconds = np.array(costs["transfer"]["points"]).T
+    wanted = size * costs["observation_bytes"]
+    found = np.interp(wanted, number, seconds)
+    if len(number) > 1:
+        slope = (seconds[-1] - seconds[-2]) / (number[-1] - number[-2])
+        found = found + np.maximum(wanted - number[-1], 0.0) * slope
+    return np.asarray(found)
 
 
 def _marks(scaling: Mapping[str, Any]) -> list[Mark]:
@@ -197,7 +212,9 @@ def _throughput(plan: Mapping[str, Any], scaling: Mapping[str, Any]) -> str:
     rate = _points(scaling, "steps_per_second")
     error = plan["ranked"][plan["chosen"]]["prediction"]["error"]
     line = Line("agent steps/s", x, rate, "c2", rate * (1 - error), rate * (1 + error), dots=len(x) <= 30)
-    note = "agent steps/s, as predicted; beyond the knee one more brings little"
+    note = (
+        "agent steps/s, as predicted; the batch stays as it is, so more copies have fewer environments each"
+    )
     return chart(
         "Throughput", [line], x_name=scaling["what"], note=note, from_zero=True, marks=_marks(scaling)
     )

@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from redline import environments
-from redline.runtime.experiment import Experiment
-from redline.types import ActInput, Environment, Episode, Step, Tree, tree_map
+from redline import environments, networks
+from redline.learners.flat import flatten_parameters
+from redline.runtime.experiment import Experiment, make_algorithm
+from redline.types import (
+    ActInput,
+    Environment,
+    Episode,
+    RunError,
+    Step,
+    Tree,
+    UserError,
+    tree_map,
+)
 
 AfterStep = Callable[[Environment, Step], None]
 
@@ -78,3 +88,68 @@ def evaluate(
     finally:
         environment.close()
     return finished
+
+
+class Policy:
+    """A trained policy: ``act`` for one observation or a batch of them. Loaded on the CPU in f32."""
+
+    def __init__(self, experiment: Experiment, state: dict[str, Any]) -> None:
+        self.experiment = experiment
+        self.spec = environments.probe(experiment.environment)
+        self.algorithm: Any = make_algorithm(experiment, self.spec)
+        network = networks.build(self.spec, experiment.network, self.algorithm.network_kind)
+        flat = flatten_parameters(network)
+        weights = state["learner"]["weights"]
+        if weights.shape != flat.shape:
+            raise RunError(
+                f"the checkpoint has {weights.numel()} weights, the network of its config.yaml {flat.numel()}: "
+                "config.yaml was changed, or the checkpoint is of another run"
+            )
+        flat.copy_(weights)
+        for name, buffer in network.named_buffers():
+            buffer.copy_(state["learner"]["buffers"][name])
+        self.network = network.requires_grad_(False)
+        self.steps = int(state["counters"]["steps"])
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget recurrent state: call at an episode's start."""
+        self._player: Player | None = None
+
+    def act(
+        self, observation: Tree, *, action_mask: np.ndarray | None = None, explore: bool = False
+    ) -> np.ndarray:
+        """The action for one observation [...] (or actions for a batch [B, ...]), as the environment takes it."""
+        single = self._is_single(observation)
+        batch = tree_map(lambda x: np.asarray(x)[None] if single else np.asarray(x), observation)
+        mask = (
+            None
+            if action_mask is None
+            else np.asarray(action_mask)[None]
+            if single
+            else np.asarray(action_mask)
+        )
+        size = len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
+        if self._player is None or len(self._player.reset) != size:
+            self._player = Player(self.algorithm, self.network, size)
+        self._player.explore = explore
+        action = self._player.act(batch, mask)
+        return action[0] if single else action
+
+    def _is_single(self, observation: Tree) -> bool:
+        space: Any = self.spec.observation
+        while isinstance(observation, dict):
+            key = next(iter(observation))
+            if key not in space.spaces:
+                raise UserError(
+                    f"observation has {key!r}, which {self.spec.name} has not: {sorted(space.spaces)}"
+                )
+            observation, space = observation[key], space[key]
+        shape, own = np.shape(observation), tuple(space.shape)
+        if shape == own:
+            return True
+        if shape[1:] == own:
+            return False
+        raise UserError(
+            f"observation has shape {list(shape)}, {self.spec.name} gives {list(own)} or [B, *{list(own)}]"
+        )

@@ -12,8 +12,10 @@ from redline.architectures.model import Architecture
 from redline.planner.costs import Work, Workload
 from redline.planner.engine import AnyOf, Compute, Engine, Get, Meter, Queue, Steps
 
-BLOCK = 1024  # factors drawn together
-MANY = 64  # pieces in a row from which their mean is drawn from a normal distribution (see ``Work.total_of``)
+BLOCK = 2**16  # single pieces drawn together
+MANY = (
+    2**12
+)  # pieces in a row from which their mean is drawn from a normal distribution (see ``Work.total_of``)
 
 
 class Tally:
@@ -97,9 +99,9 @@ class World:
     def _draw(self, tail: np.ndarray, count: int) -> Iterator[float]:
         while True:
             if count <= MANY:
-                block = self.chance.choice(tail, (BLOCK, count)).mean(axis=1)
+                block = self.chance.choice(tail, (BLOCK // count, count)).mean(axis=1)
             else:
-                block = np.maximum(self.chance.normal(1.0, tail.std() / count**0.5, BLOCK), tail.min())
+                block = np.maximum(self.chance.normal(1.0, tail.std() / count**0.5, 64), tail.min())
             yield from block.tolist()
 
     def pieces(self, work: Work, count: float = 1.0) -> Iterator[Compute]:

@@ -7,7 +7,7 @@ numbers. An ``Explanation`` is plain data; ``telling`` puts it into words, ``rep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from redline.planner.costs import Curve, Machine, Prediction
@@ -15,7 +15,7 @@ from redline.planner.explaining.variants import Help, Predict, Scaling, helps, s
 from redline.planner.machines import cost_per_million
 from redline.planner.measured import Costs
 from redline.planner.options import Option, Plan
-from redline.planner.profiles import sample_passes
+from redline.planner.workload import acting, learning, round_of
 
 LARGEST_BATCH = 65_536  # up to which a crossover is looked for
 BUSY = 0.9  # of the time: a role that others wait for
@@ -104,25 +104,23 @@ def explain(plan: Plan, predict: Predict) -> Explanation:
 def where_time_goes(option: Option, costs: Costs, prediction: Prediction) -> Where:
     """Work of one agent step, part by part, as if one core did it all (a GPU does its own)."""
     together = max(option.environments // (option.shards * option.groups), 1)
-    step = costs.step[min(costs.step, key=lambda n: abs(n - together))]
-    stepped = min(costs.step, key=lambda n: abs(n - together))
+    step = round_of(costs, together)
     batch = acting_batch(option)
-    bookkeeping = costs.record.at(together) / together
+    pass_ = acting(option, costs, batch)
+    bookkeeping = costs.record.at(batch) / batch
     bookkeeping += costs.hand.get(option.runtime, 0.0) / (option.environments * option.unroll)
     if option.architecture == "seed":
         bookkeeping += costs.request / option.environments
         if costs.serve is not None:
             workers = max(option.copies // option.servers, 1)
             bookkeeping += costs.serve.at(workers) / (workers * option.environments)
-    threads = costs.learn[option.learn_on]
-    fewest = min(threads)
+    whole = learning(replace(option, threads=1), costs)
     samples = 1.0 if prediction.replay_ratio is None else prediction.replay_ratio
-    batch_seconds = threads[fewest] * fewest
-    learn = samples * batch_seconds / costs.batch
+    learn = samples * (whole.core + whole.gpu) / costs.batch
     shared = samples * (costs.publish + costs.exchange.get(option.architecture, 0.0)) / costs.batch
     seconds = {
-        "stepping": step.core / stepped,
-        "acting": costs.act[option.act_on].at(batch) / batch,
+        "stepping": step.core / together,
+        "acting": (pass_.core + pass_.gpu) / batch - costs.record.at(batch) / batch,
         "bookkeeping": bookkeeping,
         "estimating": learn * costs.estimate,
         "improving": learn * (1 - costs.estimate) + shared,
@@ -140,7 +138,7 @@ def where_time_goes(option: Option, costs: Costs, prediction: Prediction) -> Whe
             "estimate return": shares["estimating"],
             "improve the policy": shares["improving"],
         },
-        waiting=step.wait / stepped * 1e6,
+        waiting=step.wait / together * 1e6,
         on_gpu=tuple(on_gpu),
     )
 
@@ -168,16 +166,15 @@ def acting_batch(option: Option) -> int:
 
 
 def learning_batch(option: Option, costs: Costs) -> int:
-    """Samples of one training pass of one thread, about."""
-    whole = costs.batch * (sample_passes(costs) if costs.updates > 1 else 1.0)
-    return max(round(min(whole / max(costs.updates, 1.0), costs.batch) / option.threads), 1)
+    """Samples of one training pass of one thread."""
+    return max(round(costs.minibatch / option.threads), 1)
 
 
 def crossover(costs: Costs, machine: Machine, name: str, batch: int) -> Crossover:
     """From which batch on a GPU is faster. ``name``: ``act`` or ``train``, a field of ``costs``."""
     places: dict[str, Curve] = getattr(costs, name)
-    on_cpu = {place: curve for place, curve in places.items() if not place.startswith("cuda")}
-    on_gpu = {place: curve for place, curve in places.items() if place.startswith("cuda")}
+    on_cpu = {place: curve for place, curve in places.items() if place.startswith("cpu ")}
+    on_gpu = {place: _brought(curve, costs) for place, curve in places.items() if place.startswith("cuda ")}
     cpu_place = min(on_cpu, key=lambda place: on_cpu[place].at(batch))
     cpu = on_cpu[cpu_place].at(batch)
     if not on_gpu:
@@ -196,6 +193,14 @@ def crossover(costs: Costs, machine: Machine, name: str, batch: int) -> Crossove
         from_batch_all=first_ahead(*curves, cores=machine.cores),
         estimated=gpu_place in costs.estimated,
     )
+
+
+def _brought(curve: Curve, costs: Costs) -> Curve:
+    """A GPU's curve with bringing the observations there."""
+    if costs.transfer is None:
+        return curve
+    size = costs.observation_bytes
+    return Curve(tuple((n, seconds + costs.transfer.at(n * size)) for n, seconds in curve.points))
 
 
 def first_ahead(cpu: Sequence[Curve], gpu: Sequence[Curve], cores: int = 1) -> int | None:
@@ -217,12 +222,27 @@ def first_ahead(cpu: Sequence[Curve], gpu: Sequence[Curve], cores: int = 1) -> i
 
 
 _PLURAL = {"actor": "actors", "worker": "workers", "bundle": "bundles", "replica": "replicas"}
+_WORDS = {
+    "stepping": "stepping environments",
+    "acting": "choosing actions",
+    "estimating": "estimating returns",
+    "improving": "improving the policy",
+}
 _PART = {
     "stepping": "more cores or a faster environment would relieve it, a GPU would not",
     "acting": "a GPU, a smaller network or more environments to a pass would relieve it",
     "bookkeeping": "more environments to an actor would relieve it",
     "estimating": "more cores, or a GPU, would relieve it",
     "improving": "a GPU, more learner threads or fewer epochs would relieve it",
+}
+_PART_ON_GPU = {
+    "acting": "more environments to a pass would relieve it, more cores would not",
+    "estimating": "larger batches or a faster GPU would relieve it, more cores would not",
+    "improving": "larger minibatches, fewer epochs or a faster GPU would relieve it, more cores would not",
+}
+_ROLE_ON_GPU = {
+    "learner": "larger batches, fewer updates for each step or a faster GPU would relieve it; more actors would not",
+    "inference": "more environments to a pass or a second server would relieve it; more workers would not",
 }
 _ROLE = {
     "learner": "a GPU, more learner threads or fewer updates for each step would relieve it; more actors would not",
@@ -237,12 +257,19 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
     busy = prediction.utilisation
     shown = ", ".join(f"{name} {share:.0%} busy" for name, share in busy.items())
     largest = max(where.shares, key=lambda name: where.shares[name])
+    words = _WORDS.get(largest, largest)
+    parts = _PART | {name: _PART_ON_GPU[name] for name in where.on_gpu}
+    roles = dict(_ROLE)
+    if option.learn_on.startswith("cuda"):
+        roles["learner"] = _ROLE_ON_GPU["learner"]
+    if option.act_on.startswith("cuda"):
+        roles["inference"] = _ROLE_ON_GPU["inference"]
     if prediction.cores_busy >= BUSY * machine.cores:
         one = machine.cores == 1
         many = "The one core is" if one else f"All {machine.cores} cores are"
         return (
             "cores",
-            f"{many} used up, {where.shares[largest]:.0%} of the work is {largest}: {_PART[largest]}.",
+            f"{many} used up, {where.shares[largest]:.0%} of the work is {words}: {parts[largest]}.",
         )
     if machine.gpus is not None and prediction.gpu_busy >= BUSY * machine.gpus.count:
         return "gpu", "The GPU is used up: a faster or a second one would relieve it, more actors would not."
@@ -254,7 +281,7 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
         return (
             top,
             f"One loop takes turns at everything and leaves {idle:.1f} of {machine.cores} cores idle,"
-            f" {where.shares[largest]:.0%} of its work is {largest}: {_PART[largest]}.",
+            f" {where.shares[largest]:.0%} of its work is {words}: {parts[largest]}.",
         )
     if busy[top] < BUSY:
         return (
@@ -262,6 +289,6 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
             f"The roles wait for each other ({shown}): longer unrolls or more room in queues would help.",
         )
     if top in _PLURAL:
-        relief = _PART[max(GENERATE, key=lambda name: where.shares[name])]
+        relief = parts[max(GENERATE, key=lambda name: where.shares[name])]
         return top, f"The {_PLURAL[top]} are the bottleneck ({shown}): {relief}."
-    return top, f"The {top} is the bottleneck ({shown}): {_ROLE.get(top, 'a faster one would relieve it')}."
+    return top, f"The {top} is the bottleneck ({shown}): {roles.get(top, 'a faster one would relieve it')}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -55,15 +56,33 @@ def answer(plan: Plan, explanation: Explanation, steps: int = 0) -> list[str]:
 
 def table(plan: Plan) -> list[tuple[str, ...]]:
     """The chosen option and the next best, a row each, as ``HEAD`` names the columns."""
-    first = [plan.ranked[plan.chosen]]
-    rest = [each for index, each in enumerate(plan.ranked) if index != plan.chosen]
-    return [_row(each) for each in [*first, *rest][:BEST]]
+    rows = list(zip(plan.ranked, names(plan), strict=True))
+    rest = [each for index, each in enumerate(rows) if index != plan.chosen]
+    return [_row(*each) for each in [rows[plan.chosen], *rest][:BEST]]
+
+
+def names(plan: Plan) -> list[str]:
+    """What each ranked option is called: where two would be called the same, with what sets them apart."""
+    options = [each.option for each in plan.ranked]
+    called = [
+        each.name + (", learning on a GPU" if _device(each.learn_on) == "GPU" else "") for each in options
+    ]
+    for more in ("{0.unroll} steps an unroll", "learning in {0.learn_on}", "acting in {0.act_on}"):
+        often = Counter(called)
+        apart = [more.format(each) for each in options]
+        called = [
+            f"{name}, {words}"
+            if often[name] > 1 and len({w for n, w in zip(called, apart, strict=True) if n == name}) > 1
+            else name
+            for name, words in zip(called, apart, strict=True)
+        ]
+    return called
 
 
 def footnotes(plan: Plan) -> list[str]:
     """What was refused, on one line, the plan's notes, and what the costs are not sure of."""
     refused = f"refused: {'; '.join(plan.refused)}" if plan.refused else ""
-    return [each for each in (refused, *plan.notes, *plan.costs.notes) if each]
+    return [each for each in dict.fromkeys((refused, *plan.notes, *plan.costs.notes)) if each]
 
 
 def as_data(plan: Plan, explanation: Explanation, steps: int = 0) -> dict[str, Any]:
@@ -77,7 +96,9 @@ def as_data(plan: Plan, explanation: Explanation, steps: int = 0) -> dict[str, A
             "machine": asdict(plan.machine),
             "what_if": plan.what_if,
             "chosen": plan.chosen,
-            "ranked": [_ranked(plan, each) for each in plan.ranked],
+            "ranked": [
+                _ranked(plan, each, name) for each, name in zip(plan.ranked, names(plan), strict=True)
+            ],
             "notes": list(plan.notes),
             "refused": list(plan.refused),
             "costs": plan.costs.as_dict(),
@@ -86,10 +107,10 @@ def as_data(plan: Plan, explanation: Explanation, steps: int = 0) -> dict[str, A
     }
 
 
-def _ranked(plan: Plan, ranked: Ranked) -> dict[str, Any]:
+def _ranked(plan: Plan, ranked: Ranked, name: str) -> dict[str, Any]:
     low, high = _interval(ranked)
     return {
-        "name": ranked.option.name,
+        "name": name,
         "option": asdict(ranked.option),
         "complexity": ranked.option.complexity,
         "prediction": ranked.prediction.as_dict(),
@@ -101,12 +122,12 @@ def _ranked(plan: Plan, ranked: Ranked) -> dict[str, Any]:
     }
 
 
-def _row(ranked: Ranked) -> tuple[str, ...]:
+def _row(ranked: Ranked, name: str) -> tuple[str, ...]:
     option, prediction, measured = ranked.option, ranked.prediction, ranked.measured
     lag = prediction.lag.get("mean")
     most = prediction.lag.get("max")
     return (
-        option.name,
+        name,
         f"{short(prediction.steps_per_second)} ± {prediction.error:.0%}",
         short(measured.steps_per_second) if measured else NONE,
         NONE if lag is None else short(lag, 2) + ("" if most is None else f" (max {short(most, 2)})"),
@@ -128,13 +149,14 @@ def _chosen(plan: Plan, explanation: Explanation) -> str:
         many = f"{option.copies} {_plural(option.architecture, option.copies)} of {option.environments} environments"
     else:
         threads = f"{option.shards} actor threads" if option.shards > 1 else "one actor thread"
+        threads = f"stepped by {option.workers} worker processes" if option.workers > 1 else threads
         many = f"one loop of {option.environments} environments, {threads}"
     return f"Train with {where}: {many}. {_why_so_many(explanation)}"
 
 
 def _why_so_many(explanation: Explanation) -> str:
     scaling = explanation.scaling
-    each = "copy" if scaling.what == "copies" else "actor thread"
+    each = {"copies": "copy", "worker processes": "worker process"}.get(scaling.what, "actor thread")
     most = scaling.points[-1].copies if scaling.points else 0
     if scaling.knee is None:
         return f"Up to {most}, each further {each} still pays." if most > scaling.own else ""
@@ -262,11 +284,12 @@ def describe(option: Option) -> str:
     """How to train by this plan: the options of ``redline train`` that make it."""
     own = {"parallel.architecture": option.architecture, "parallel.runtime": option.runtime}
     return " ".join(
-        f"--set {_word(f'{key}={_plain(value)}')}" for key, value in (own | option.settings).items()
+        f"--set {_word(f'{key}={setting(value)}')}" for key, value in (own | option.settings).items()
     )
 
 
-def _plain(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A value as ``--set`` reads it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

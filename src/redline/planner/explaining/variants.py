@@ -18,6 +18,9 @@ FAIR = (
     0.5  # of what a copy brings on average: the same with many copies, of which each is a small part anyway
 )
 MOST_COPIES = 1024  # that throughput is drawn for
+SHORTEST = 5  # time steps of an unroll: shorter ones bootstrap from a value at almost every step
+OFF = 0.03  # relative: how far a batch that is cut otherwise may be from its size
+MOST_TRIED = 4  # numbers of copies, for so many more cores
 LEAST_ERROR = 0.1  # relative, of a gain
 
 
@@ -52,25 +55,44 @@ class Help:
     estimated: bool = False  # from published rates
 
 
-def grown(option: Option, copies: int) -> Option:
-    """The option with so many copies; a single loop gets so many actor threads, and keeps its environments."""
-    if _has_copies(option):
-        return replace(option, copies=copies)
-    return replace(option, shards=max(min(copies, option.environments // option.groups), 1))
+def grown(option: Option, number: int, *, shorter: bool = False) -> Option | None:
+    """The option with so many copies, or actor threads or worker processes of a loop; None where that cannot be.
+
+    A batch stays as large as it is: more copies have fewer environments each, then shorter unrolls; with ``shorter``
+    they keep their environments and have shorter unrolls at once. Actors that fill a replay change nothing.
+    """
+    axis = _axis(option)
+    if axis == "shards":
+        return replace(option, shards=number) if number <= option.environments // option.groups else None
+    if axis == "workers":
+        return replace(option, workers=number) if number <= option.environments else None
+    if number == option.copies or option.ratio is not None or option.architecture == "apex":
+        return replace(option, copies=number)
+    environments = option.copies * option.environments
+    samples = environments * option.unroll
+    around = option.environments if shorter else max(round(environments / number), 1)
+    shares = []
+    for each in {max(around - 1, 1), around, around + 1}:
+        unroll = round(samples / (number * each))
+        if unroll >= min(SHORTEST, option.unroll):
+            shares.append((abs(number * each * unroll / samples - 1), abs(each - around), each, unroll))
+    if not shares or min(shares)[0] > OFF:
+        return None
+    _, _, each, unroll = min(shares)
+    return replace(option, copies=number, environments=each, unroll=unroll, groups=min(option.groups, number))
 
 
 def scaling(option: Option, costs: Costs, machine: Machine, predict: Predict) -> Scaling:
     """Throughput and lag from one copy to twice the cores, or twice the plan's own number."""
-    own = _number(option)
-    most = max(8, 2 * own, min(2 * machine.cores, MOST_COPIES))
-    if not _has_copies(option):
-        most = min(most, max(option.environments // option.groups, 1))
+    own = getattr(option, _axis(option))
     points = []
-    for copies in _numbers(most, own):
-        found = predict(grown(option, copies), costs, machine)
-        lag = found.lag
-        points.append(Point(copies, found.steps_per_second, lag.get("mean", 0.0), lag.get("max", 0.0)))
-    return Scaling("copies" if _has_copies(option) else "actor threads", own, points, knee(points))
+    for number in _numbers(max(8, 2 * own, min(2 * machine.cores, MOST_COPIES)), own):
+        changed = grown(option, number)
+        if changed is not None:
+            found = predict(changed, costs, machine)
+            lag = found.lag
+            points.append(Point(number, found.steps_per_second, lag.get("mean", 0.0), lag.get("max", 0.0)))
+    return Scaling(_AXES[_axis(option)], own, points, knee(points))
 
 
 def knee(points: Sequence[Point]) -> int | None:
@@ -149,37 +171,50 @@ def _best(
 
 def _for_cores(option: Option, before: int, after: int, costs: Costs) -> list[Option]:
     """The plan with more copies, more learner threads, or both."""
-    own = _number(option)
-    numbers = {own, own + after - before, max(own * after // before, 1)}
+    own = getattr(option, _axis(option))
+    most = max(own + after - before, own * after // before)
+    larger: dict[str, Option] = {}
+    for shorter in (False, True):
+        some = [n for n in range(own + 1, most + 1) if grown(option, n, shorter=shorter) is not None]
+        if len(some) > MOST_TRIED:
+            some = [some[(len(some) - 1) * step // (MOST_TRIED - 1)] for step in range(MOST_TRIED)]
+        found = (grown(option, n, shorter=shorter) for n in some)
+        larger |= {repr(each): each for each in found if each is not None}
     known = costs.learn.get(option.learn_on, {})
-    threads = {option.threads}
-    threads |= {n for n in known if option.threads < n <= max(option.threads * after // before, 1)}
-    found = {
-        repr(each): each
-        for number in sorted(numbers)
-        for n in sorted({min(threads), max(threads)})
-        for each in (replace(grown(option, number), threads=n),)
-    }
-    return list(found.values())
+    threads = [n for n in known if option.threads < n <= max(option.threads * after // before, 1)]
+    if _axis(option) == "copies" and option.architecture not in ("impala", "apex", "seed"):
+        threads = []  # copies that learn by themselves use one each
+    return [
+        replace(each, threads=n)
+        for each in (option, *larger.values())
+        for n in ([option.threads, max(threads)] if threads else [option.threads])
+    ]
 
 
 def _for_gpu(option: Option, costs: Costs) -> list[Option]:
-    """The plan as it is, with learning, acting or both on the GPU, and with one copy more in the learner's place."""
+    """The plan as it is, and with learning on the GPU, where its cores are free for one copy more. A loop moves there
+    as a whole; other actors than those that an inference server acts for stay on the CPU."""
     place = next((name for name in ("cuda bf16", "cuda fp32") if name in costs.learn), None)
     if place is None:
         return [option]
     learning = replace(option, learn_on=place, threads=1)
-    both = replace(learning, act_on=place)
-    more = _number(option) + 1
-    return [option, learning, both, replace(option, act_on=place), grown(learning, more), grown(both, more)]
+    if option.architecture == "synchronous":
+        return [option, replace(learning, act_on=place, shards=1)]
+    moved = [learning]
+    if option.architecture == "seed":
+        moved.append(replace(learning, act_on=place))
+    more = [grown(each, option.copies + 1) for each in moved]
+    return [option, *moved, *(each for each in more if each is not None)]
 
 
-def _has_copies(option: Option) -> bool:
-    return option.architecture != "synchronous"
+def _axis(option: Option) -> str:
+    """The field of an option that says how many step side by side."""
+    if option.architecture != "synchronous":
+        return "copies"
+    return "workers" if option.workers > 1 else "shards"
 
 
-def _number(option: Option) -> int:
-    return option.copies if _has_copies(option) else option.shards
+_AXES = {"copies": "copies", "shards": "actor threads", "workers": "worker processes"}
 
 
 def _numbers(most: int, own: int) -> list[int]:

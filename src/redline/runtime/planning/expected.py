@@ -22,6 +22,9 @@ def option_of(experiment: Experiment) -> Option:
         ratio = algorithm.batch / algorithm.update_every
     elif uses_replay(experiment):
         ratio = parallel.replay_ratio
+    unroll = 1 if uses_replay(experiment) else algorithm.unroll
+    if parallel.architecture == "apex":
+        unroll = max(parallel.slot, 1)
     place = "cpu" if learner.device == "cpu" else "cuda"
     acts_on_gpu = parallel.architecture in ("synchronous", "seed")
     return Option(
@@ -29,7 +32,7 @@ def option_of(experiment: Experiment) -> Option:
         runtime=parallel.runtime,
         copies=copies,
         environments=max(sampler.num_envs // copies, 1),
-        unroll=max(parallel.slot, 1) if uses_replay(experiment) else algorithm.unroll,
+        unroll=unroll,
         queue=parallel.queue or 0,
         groups=sampler.groups,
         shards=sampler.shards,

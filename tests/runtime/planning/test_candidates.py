@@ -1,0 +1,122 @@
+"""Which plans there are: what learning depends on stays as the recipe has it, and what cannot run is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from redline import api, environments
+from redline.architectures.compatible import refusal
+from redline.planner.costs import Machine
+from redline.planner.options import Option
+from redline.planner.workload import architecture_of, workload
+from redline.recipes.config import override
+from redline.runtime.experiment import ALGORITHMS, Experiment, make_algorithm
+from redline.runtime.plan import resolve
+from redline.runtime.planning.candidates import ASYNCHRONOUS, Search, configure, options
+from redline.runtime.planning.expected import option_of
+from tests.runtime.planning.costs import MACHINE, costs_for
+
+
+def search_of(recipe: str, only: str | None = None, machine: Machine = MACHINE, **costs: float) -> Search:
+    experiment = api.make_experiment("CartPole-v1", recipe)
+    spec = environments.probe(experiment.environment)
+    return Search(experiment, spec, costs_for(experiment, **costs), machine, only)
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "impala", "a2c", "dqn", "apex", "n_step_q"])
+def test_plans_keep_the_batch_and_run(recipe: str) -> None:
+    """Every option makes an experiment that the launcher would accept, with the recipe's samples in a batch."""
+    search = search_of(recipe)
+    found, _ = options(search)
+    assert len(found) >= 5
+    algorithm: Any = search.experiment.algorithm
+    for option in found:
+        experiment = configure(search.experiment, option)
+        mine: Any = experiment.algorithm
+        if search.replays:
+            assert (mine.batch, mine.update_every) == (algorithm.batch, algorithm.update_every)
+        else:
+            assert experiment.sampler.num_envs * mine.unroll == search.costs.batch
+        make_algorithm(experiment, search.spec)
+        assert refusal(architecture_of(option), ALGORITHMS[type(mine)]) is None
+        assert option.copies * option.environments == experiment.sampler.num_envs
+
+
+def test_on_policy_learning_gets_no_replay_and_no_lag_it_cannot_bear() -> None:
+    found, refused = options(search_of("ppo"))
+    assert {option.architecture for option in found} == {"synchronous", "impala", "seed", "accel_sync"}
+    assert all((option.lag_bound or 0) <= 1 for option in found)
+    assert any("apex: on-policy" in reason for reason in refused)
+
+
+def test_replay_learning_gets_no_architecture_without_a_replay() -> None:
+    search = search_of("dqn")
+    found, refused = options(search)
+    algorithm: Any = search.experiment.algorithm
+    assert "apex" in {option.architecture for option in found}
+    assert not {"impala", "seed"} & {option.architecture for option in found}
+    assert len(refused) == 2
+    assert all(option.ratio == algorithm.batch / algorithm.update_every for option in found)
+
+
+def test_batches_of_each_copys_own_are_only_for_recipes_made_for_them() -> None:
+    assert not set(ASYNCHRONOUS) & {option.architecture for option in options(search_of("a2c"))[0]}
+    assert "a3c" in {option.architecture for option in options(search_of("a3c"))[0]}
+    assert {option.architecture for option in options(search_of("a2c", only="accel_async"))[0]} == {
+        "accel_async"
+    }
+
+
+def test_waiting_environments_get_more_copies_than_there_are_cores() -> None:
+    busy = max(option.copies for option in options(search_of("impala"))[0])
+    waiting = max(option.copies for option in options(search_of("impala", wait=5e-3))[0])
+    assert busy <= 2 * MACHINE.cores < waiting
+
+
+def test_memory_is_a_limit() -> None:
+    small = replace(MACHINE, memory=600 * 2**20)
+    found, refused = options(search_of("impala", machine=small))
+    assert found
+    assert max(option.memory for option in found) <= small.memory
+    assert len(found) < len(options(search_of("impala"))[0])
+    del refused
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "impala", "dqn"])
+def test_settings_make_the_option(recipe: str) -> None:
+    """What is printed for ``--set`` gives the same experiment as the option itself."""
+    search = search_of(recipe)
+    for option in options(search)[0]:
+        words = [f"{key}={_yaml(value)}" for key, value in option.settings.items()]
+        assert override(search.experiment, words) == configure(search.experiment, option)
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "impala", "dqn"])
+def test_a_run_is_found_again_as_the_option_that_made_it(recipe: str) -> None:
+    """So that a run in progress is compared with the prediction of the very plan."""
+    search = search_of(recipe)
+    search = replace(search, machine=replace(MACHINE, cores=2))
+    for option in options(search)[0]:
+        resolved: Experiment = resolve(configure(search.experiment, option), search.spec, 1000)
+        again = option_of(resolved)
+        same = ("architecture", "copies", "environments", "unroll", "queue", "threads", "ratio", "learn_on")
+        assert [getattr(again, name) for name in same] == [getattr(option, name) for name in same], option
+
+
+def test_workloads_share_a_batch_out() -> None:
+    """A copy of a synchronous data-parallel plan learns from its share, which costs more than its part."""
+    search = search_of("a2c")
+    one = next(
+        o for o in options(search)[0] if o.architecture == "synchronous" and o.threads == o.shards == 1
+    )
+    four = Option("accel_sync", "threads", 4, one.environments // 4, one.unroll)
+    whole = workload(one, search.costs, MACHINE).learn.core
+    part = workload(four, search.costs, MACHINE).learn.core
+    assert whole / 4 < part < whole

@@ -1,0 +1,210 @@
+"""From measurements to a plan: the cache, the choice, trials, and what is said where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from redline import api
+from redline.planner.choose import choose, rank, samples_needed
+from redline.planner.costs import Prediction
+from redline.planner.explaining.live import beside
+from redline.planner.measured import Costs
+from redline.planner.options import Measured, Option, Ranked
+from redline.runtime.planning import cache, planning, probe
+from redline.runtime.planning.expected import expectation
+from redline.runtime.planning.pieces import TAIL, tail_of
+from redline.runtime.planning.probe import Budget, this_machine
+from redline.runtime.planning.trial import try_out
+from redline.types import Expected, RunError, UserError
+from tests.runtime.planning.costs import MACHINE, costs_for
+
+HASTE = Budget(round=0.02, learn=0.02, network=0.05, crew=0.05)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDLINE_CACHE", str(tmp_path / "cache"))
+
+
+def experiment_of(recipe: str = "ppo", *overrides: str) -> Any:
+    return api.make_experiment("CartPole-v1", recipe, overrides=overrides)
+
+
+class TestCache:
+    def test_costs_come_back_as_they_were(self) -> None:
+        costs = costs_for(experiment_of())
+        assert Costs.of(json.loads(json.dumps(costs.as_dict()))) == costs
+        assert cache.save("k", costs) is None
+        assert cache.load("k") == costs
+        assert cache.load("other") is None
+
+    def test_what_costs_something_else_is_measured_again_and_what_plans_differ_in_is_not(self) -> None:
+        key = cache.key_of(experiment_of(), MACHINE)
+        for changed in (
+            experiment_of("ppo", "network.hidden=[32]"),
+            experiment_of("ppo", "algorithm.unroll=64"),
+            experiment_of("a2c"),
+        ):
+            assert cache.key_of(changed, MACHINE) != key
+        assert cache.key_of(experiment_of(), replace(MACHINE, cores=8)) != key
+        for same in (
+            experiment_of("ppo", "parallel.architecture=impala", "learner.threads=2"),
+            experiment_of("ppo", "sampler.num_envs=16", "algorithm.unroll=16"),  # the same batch
+            experiment_of("ppo", "run.seed=5"),
+        ):
+            assert cache.key_of(same, MACHINE) == key
+
+    def test_a_damaged_file_is_as_good_as_none(self) -> None:
+        cache.save("k", costs_for(experiment_of()))
+        path = cache.folder() / "k.json"
+        path.write_text(path.read_text()[:100])
+        assert cache.load("k") is None
+
+    def test_an_unwritable_folder_is_told_in_a_line_and_stops_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("REDLINE_CACHE", str(tmp_path / "file" / "cache"))
+        sentence = cache.save("k", costs_for(experiment_of()))
+        assert sentence is not None
+        assert "REDLINE_CACHE" in sentence
+
+
+class TestChoice:
+    def ranked(self, rates: list[float], complexity: list[int], measured: list[float | None]) -> list[Ranked]:
+        runtimes = ("in_process", "threads", "processes")
+        return [
+            Ranked(
+                Option("synchronous", runtimes[level], 1, 8, 32),
+                Prediction(rate, 1.0, {}, 1.0, error=0.06),
+                measured=None if did is None else Measured(did, 1.0, 4.0),
+            )
+            for rate, level, did in zip(rates, complexity, measured, strict=True)
+        ]
+
+    def test_of_plans_as_good_the_simpler_is_taken(self) -> None:
+        assert choose(self.ranked([1000, 980], [2, 0], [None, None])) == 1
+        assert choose(self.ranked([1000, 800], [2, 0], [None, None])) == 0
+
+    def test_what_was_run_counts_before_what_was_predicted(self) -> None:
+        assert choose(self.ranked([1000, 900, 2000], [0, 0, 0], [700, 900, None])) == 1
+        assert choose(self.ranked([1000, 900], [2, 0], [900, 880])) == 1
+
+    def test_lag_costs_samples_where_nothing_corrects_for_it(self) -> None:
+        costs = costs_for(experiment_of())
+        stale = Prediction(1.0, 1.0, {}, 1.0, lag={"mean": 2.0})
+        option = Option("impala", "threads", 1, 8, 32)
+        plain = samples_needed(option, stale, replace(costs, algorithm="ppo"), 32)
+        corrected = samples_needed(option, stale, replace(costs, algorithm="impala"), 32)
+        assert 1.0 < corrected < plain
+        assert samples_needed(replace(option, unroll=16), stale, costs, 32) > plain
+
+    def test_the_fastest_to_learn_comes_first(self) -> None:
+        costs = costs_for(experiment_of())
+        slow, fast = Option("synchronous", "in_process", 1, 8, 32), Option("impala", "threads", 2, 4, 32)
+
+        def predictor(option: Option, *_: Any) -> Prediction:
+            return Prediction(100.0 if option is fast else 90.0, 1.0, {}, 1.0)
+
+        assert [each.option for each in rank([slow, fast], costs, MACHINE, 32, predictor)] == [fast, slow]
+
+
+def test_tails_keep_the_mean_and_the_weight_of_the_slowest() -> None:
+    durations = [0.001] * 990 + [0.5] * 10
+    tail = tail_of(durations)
+    assert len(tail) == TAIL
+    assert np.mean(tail) == pytest.approx(1.0, abs=1e-4)
+    assert max(tail) > 10
+    assert tail_of(durations[:3]) == ()
+
+
+class TestBesideTheRun:
+    EXPECTED = Expected(1000.0, 0.1, {"actor": 0.9, "learner": 0.5})
+
+    def test_a_run_as_predicted_gets_no_advice(self) -> None:
+        (sentence,) = beside(self.EXPECTED, 960.0, {"actor": 0.88, "learner": 0.5})
+        assert (
+            sentence
+            == "predicted 1,000 agent steps/s, 4% less now; actor 88% busy (90%), learner 50% busy (50%)"
+        )
+
+    def test_advice_follows_the_facts(self) -> None:
+        assert "learner takes longer" in beside(self.EXPECTED, 600.0, {"actor": 0.6, "learner": 0.98})[1]
+        assert "other programs" in beside(self.EXPECTED, 600.0, {"actor": 0.9, "learner": 0.5})[1]
+
+
+class Falls(gymnasium.Env[Any, Any]):
+    """Steps a while, then raises."""
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(2)
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if self.steps > 30:
+            raise RuntimeError("the floor gave way")
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+
+def test_an_environment_that_breaks_while_it_is_timed_is_one_line() -> None:
+    experiment = api.make_experiment(Falls, "ppo")
+    with pytest.raises((RunError, UserError), match="the floor gave way") as caught:
+        planning.costs_of(experiment)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["ppo", "dqn"])
+def test_an_experiment_is_measured_planned_and_expected(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way, in haste: costs that make sense, found again in the cache, a plan, and a run's expectation."""
+    real = probe.probe
+    monkeypatch.setattr(planning, "probe", lambda experiment, say: real(experiment, say, HASTE))
+    said: list[str] = []
+    experiment = experiment_of(recipe, "replay.capacity=2000") if recipe == "dqn" else experiment_of(recipe)
+    plan = planning.make_plan(experiment, verify=False, say=said.append)
+    costs = plan.costs
+    assert all(work.core > 0 for work in costs.step.values())
+    assert all(seconds > 0 for each in costs.learn.values() for seconds in each.values())
+    assert costs.machine == this_machine()
+    assert plan.best.prediction.steps_per_second > 0
+    assert len({each.option.architecture for each in plan.ranked}) >= 3
+    assert planning.costs_of(experiment, say=said.append) == costs
+    assert said[-1].startswith("measured before")
+    resolved = replace(
+        experiment,
+        learner=replace(experiment.learner, device="cpu", precision="fp32", threads=1),
+        sampler=replace(experiment.sampler, shards=1, groups=1),
+        parallel=replace(experiment.parallel, runtime="in_process", copies=1, queue=0),
+    )
+    expected = expectation(resolved)
+    assert expected is not None
+    assert expected.steps_per_second > 0
+
+
+@pytest.mark.slow
+def test_a_trial_learns_and_leaves_nothing(tmp_path: Path) -> None:
+    before = set(os.listdir(tmp_path))
+    measured = try_out(experiment_of("ppo"), 0.2, warm=0.0)
+    assert measured.steps_per_second > 0
+    assert measured.updates_per_second > 0
+    beside_learner = try_out(experiment_of("impala", "parallel.runtime=threads"), 0.2, warm=0.0)
+    assert set(beside_learner.utilisation) == {"actor", "learner"}
+    assert beside_learner.lag["max"] >= beside_learner.lag["mean"] > 0
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_a_run_that_was_never_measured_is_expected_to_do_nothing_in_particular() -> None:
+    assert expectation(experiment_of("a2c")) is None
