@@ -17,7 +17,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 QUIET   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench systems docs clean
+.PHONY: help setup train test check bench answers systems docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ check: $(READY)  ## format, lint, types and the quick tests, in under two minute
 
 bench: $(READY)  ## the machine's ceiling and Redline beside it
 	@$(BIN)/redline bench $(ARGS)
+
+answers: $(READY)  ## CPU or GPU, and what to parallelise: asked of this machine; plots in docs/results
+	@$(PIP) install -qq matplotlib
+	@$(BIN)/redline study crossover --out docs/results
+	@$(BIN)/redline study parallelise --out docs/results
 
 systems: $(READY)  ## diagrams and tables of docs/systems, from the code
 	@$(BIN)/python -m tests.architectures.pages

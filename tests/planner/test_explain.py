@@ -263,6 +263,11 @@ def test_who_learns_on_a_gpu_already_is_not_told_to_get_one() -> None:
     told = bottleneck(option, found, machine, where_time_goes(option, costs, found))
     assert "a GPU" not in told[1].replace("a faster GPU", "")
     assert "larger batches" in told[1]
+    loop = replace(option, architecture="synchronous", runtime="in_process", copies=1, act_on="cuda bf16")
+    slow = replace(costs, learn={**costs.learn, "cuda bf16": {1: 1.0}})
+    found = prediction(0.5, 0.5, loop=1.0)
+    told = bottleneck(loop, found, machine, where_time_goes(loop, slow, found))
+    assert "improving the policy: larger minibatches" in told[1]
 
 
 def test_options_of_one_name_are_told_apart() -> None:
@@ -324,6 +329,11 @@ def test_a_what_if_says_first_that_it_is_one_and_tells_the_price() -> None:
     assert "learning on the GPU (batch 640: the GPU is about" in text
     assert "acting on the CPU" in text
     assert lines(plan, explain(plan, predict))[-2:] == list(costs.notes)
+
+
+def test_what_brings_nothing_is_said_apart() -> None:
+    text = "\n".join(lines(sample_plan(), explain(sample_plan(), predict)))
+    assert "twice the cores (8): +71%. What would not: one more core, an environment twice as fast." in text
 
 
 def test_data_is_plain_and_whole() -> None:

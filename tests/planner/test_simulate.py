@@ -65,6 +65,12 @@ def test_shards_collect_side_by_side_as_far_as_there_are_cores() -> None:
         assert found.steps_per_second == pytest.approx(STEPS / (slower * UNROLL + 10e-3), rel=1e-3)
 
 
+def test_the_slowest_shard_is_waited_for() -> None:
+    load = replace(LOAD, unroll=1, act=Work(), learn=Work(), step=Work(core=10e-3, tail=EXPONENTIAL))
+    found = quick(SYNCHRONOUS, replace(load, shards=4), seconds=60.0)
+    assert found.steps_per_second == pytest.approx(4 / (10e-3 * (1 + 1 / 2 + 1 / 3 + 1 / 4)), rel=0.03)
+
+
 def test_groups_that_take_turns_hide_stepping_behind_acting() -> None:
     # A group's step takes 1.5 ms, its act 0.5 ms: with two groups a round takes the longer chain, 2 ms.
     found = quick(SYNCHRONOUS, replace(LOAD, groups=2, unroll=1000, learn=Work()))
@@ -151,6 +157,9 @@ def test_a_ratio_holds_the_learner_back_and_actors_only_if_they_are_paced() -> N
     fast = replace(load, ratio=16.0)  # more than the learner can do
     assert quick(APEX.sized(2), fast).steps_per_second == pytest.approx(2 * STEPS / UNROLL, rel=2e-3)
     held = quick(APEX.sized(2), replace(fast, paced=True))
+    assert quick(APEX.sized(2, capacity=0), replace(fast, paced=True)).steps_per_second > 0, (
+        "taking turns is pace"
+    )
     assert held.steps_per_second == pytest.approx(64 / 7e-3 / 16, rel=0.01)
     assert held.replay_ratio == pytest.approx(16.0, rel=0.02)
 
@@ -212,13 +221,22 @@ def test_an_inference_server_may_have_the_gpu() -> None:
     assert found.gpu_busy == pytest.approx(11 * 1e-3 / (41.1e-3), rel=0.01)
 
 
+@pytest.mark.parametrize("architecture", [IMPALA.sized(1), SEED.sized(1)])
+def test_an_unroll_is_as_old_as_the_weights_at_its_start(architecture: Architecture) -> None:
+    """While one is made, the one before is learned from: those weights come too late, and it lags by one."""
+    found = quick(architecture, replace(SERVED, act=Work(core=1e-3), learn=Work(core=10e-3)))
+    assert found.lag == {"mean": 1.0, "p95": 1.0, "max": 1.0}
+
+
 # Copies that share gradients
 
 
 def test_a_barrier_with_exponential_stragglers_waits_for_the_expected_maximum() -> None:
     """The mean of the largest of K exponentials is the harmonic number H_K."""
-    load = replace(LOAD, unroll=1, act=Work(), learn=Work(), step=Work(core=10e-3, tail=EXPONENTIAL))
-    for copies in (2, 8):
+    alone = replace(LOAD, unroll=1, act=Work(), learn=Work())
+    here = replace(alone, step=Work(core=10e-3, tail=EXPONENTIAL))
+    elsewhere = replace(alone, step=Work(wait=10e-3, tail=EXPONENTIAL))
+    for copies, load in ((2, here), (8, here), (8, elsewhere)):
         harmonic = sum(1 / k for k in range(1, copies + 1))
         found = quick(ACCEL_SYNC.sized(copies), load, seconds=60.0)
         assert found.steps_per_second == pytest.approx(copies * 4 / (10e-3 * harmonic), rel=0.03)
@@ -338,9 +356,15 @@ def test_copies_have_to_be_chosen() -> None:
         simulate(IMPALA, LOAD)
 
 
+def test_a_standstill_is_an_error() -> None:
+    """In lock-step a server waits for all five workers, and a learner that takes two leaves one without a slot."""
+    with pytest.raises(ValueError, match="every role waits"):
+        quick(SEED.sized(5, capacity=0, take=2), SERVED)
+
+
 def test_ten_thousand_actors_are_no_different() -> None:
     load = replace(LOAD, cores=10_000, step=Work(core=30e-3, tail=EXPONENTIAL), act=Work(core=10e-3))
-    found = simulate(APEX.sized(10_000), replace(load, samples=512), seconds=2.0, warm=0.5)
+    found = simulate(APEX.sized(10_000), replace(load, samples=512), seconds=2.0, warm=0.5, most=None)
     assert found.steps_per_second == pytest.approx(10_000 * 4 / 40e-3, rel=0.02)
 
 
@@ -448,7 +472,7 @@ CLEAR = {  # one resource limits, by far
     "actors": (IMPALA.sized(2, take=1), replace(LOAD, learn=Work(core=1e-4))),
     "loop": (SYNCHRONOUS, LOAD),
     "loop's cores": (SYNCHRONOUS, replace(LOAD, shards=8, cores=2, learn=Work(core=1e-3, width=2))),
-    "gpu": (IMPALA.sized(16, take=4), replace(LOAD, act=Work(gpu=2e-3), gpus=1)),
+    "one accelerator": (IMPALA.sized(16, take=4), replace(LOAD, act=Work(gpu=2e-3), gpus=1)),
     "replay's actors": (APEX.sized(4), replace(LOAD, samples=32)),
     "intake": (APEX.sized(40), replace(LOAD, samples=32, hand=Work(core=10e-3))),
     "paced learner": (APEX.sized(8), replace(LOAD, samples=32, ratio=16.0, paced=True)),
@@ -457,6 +481,8 @@ CLEAR = {  # one resource limits, by far
     "turns": (IMPALA.sized(4, capacity=0), LOAD),
     "racing": (A3C.sized(8), LOAD),
     "locks": (ACCEL_ASYNC.sized(32), replace(LOAD, publish=Work(core=10e-3))),
+    "servers": (GORILA.sized(32), replace(LOAD, hand=Work(core=20e-3), chunks=2)),
+    "cores, with servers": (GORILA.sized(8), replace(LOAD, cores=2, hand=Work(core=20e-3), chunks=8)),
     "barrier": (ACCEL_SYNC.sized(8), LOAD),
     "drag": (IMPALA.sized(8, take=2), replace(LOAD, cores=2, drag=1.5)),
 }

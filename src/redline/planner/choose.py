@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from redline.planner.bound import bound
 from redline.planner.costs import Machine, Prediction
 from redline.planner.machines import uncertainty
 from redline.planner.measured import Costs
@@ -20,7 +21,8 @@ CLOSE = 0.03  # of the best speed: plans within it are as good, and the simpler 
 CORRECTED = {"impala": 0.003, "appo": 0.005}
 UNCORRECTED = 0.03
 OTHER_UNROLL = 1.05  # samples where unrolls are not as long as the recipe's: it was tuned for those
-SECONDS = 20.0  # simulated
+SECONDS, WARM = 5.0, 1.0  # simulated; more where batches take long
+HOPELESS = 0.9  # of the best speed: a plan whose upper bound lies below it is not simulated
 
 Predict = Callable[[Option, Costs, Machine], Prediction]
 
@@ -28,7 +30,7 @@ Predict = Callable[[Option, Costs, Machine], Prediction]
 def predict(option: Option, costs: Costs, machine: Machine, *, seed: int = 0) -> Prediction:
     """What an option will do on a machine, and how sure that is."""
     found = simulate(
-        architecture_of(option), workload(option, costs, machine), seconds=SECONDS, warm=2.0, seed=seed
+        architecture_of(option), workload(option, costs, machine), seconds=SECONDS, warm=WARM, seed=seed
     )
     return replace(found, error=math.hypot(MODEL_ERROR, costs.spread, uncertainty(option, costs)))
 
@@ -43,18 +45,33 @@ def samples_needed(option: Option, prediction: Prediction, costs: Costs, unroll:
 
 
 def rank(
-    options: Sequence[Option], costs: Costs, machine: Machine, unroll: int, predictor: Predict = predict
+    options: Sequence[Option],
+    costs: Costs,
+    machine: Machine,
+    unroll: int,
+    predictor: Predict = predict,
+    *,
+    every: bool = False,
 ) -> list[Ranked]:
     """Options with what is expected of them, the fastest to learn first.
 
     Args:
         unroll: the recipe's own, in time steps; 0: it has none.
         predictor: how options are predicted.
+        every: also those whose upper bound says that they cannot be the best. The most promising of each architecture
+            and runtime are predicted in any case.
     """
-    found = []
-    for option in options:
+    limits = [bound(architecture_of(option), workload(option, costs, machine)) for option in options]
+    found: list[Ranked] = []
+    best, seen = 0.0, set()
+    for limit, option in sorted(zip(limits, options, strict=True), key=lambda pair: -pair[0]):
+        kind = (option.architecture, option.runtime)
+        if not every and limit < HOPELESS * best and kind in seen:
+            continue
+        seen.add(kind)
         expected = predictor(option, costs, machine)
         found.append(Ranked(option, expected, samples_needed(option, expected, costs, unroll)))
+        best = max(best, found[-1].speed)
     return sorted(found, key=lambda each: -each.speed)
 
 

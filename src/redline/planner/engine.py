@@ -56,8 +56,7 @@ class AnyOf:
     __slots__ = ("busy", "meter")
 
     def __init__(self, meter: Meter) -> None:
-        self.meter = meter
-        self.busy = 0
+        self.meter, self.busy = meter, 0
 
     def add(self, now: float, change: int) -> None:
         """See ``Meter``."""
@@ -72,8 +71,7 @@ class Process:
     __slots__ = ("meter", "steps")
 
     def __init__(self, steps: Steps, meter: Meter | AnyOf | None) -> None:
-        self.steps = steps
-        self.meter = meter
+        self.steps, self.meter = steps, meter
 
 
 class Cores:
@@ -145,8 +143,7 @@ class Engine:
     """The clock, the machine and the processes. ``events`` counts what has happened so far."""
 
     def __init__(self, cores: int, *, gpus: int = 0, drag: float = 1.0) -> None:
-        self.now = 0.0
-        self.events = 0
+        self.now, self.events = 0.0, 0
         self.cores = Cores(cores, drag)
         self.gpus = GPUs(gpus)
         self._ready: deque[tuple[Process, Answer]] = deque()
@@ -194,6 +191,11 @@ class Engine:
         self.now = until
         cores.advance(until)
         return True
+
+    @property
+    def stuck(self) -> bool:
+        """Whether nothing will ever happen again: every process waits for another."""
+        return not (self._ready or self._timers) and self.cores.next() == float("inf")
 
     def _step(self, process: Process, answer: Answer) -> None:
         send = process.steps.send
@@ -287,8 +289,7 @@ class Queue:
     __slots__ = ("items", "putting", "room", "taking")
 
     def __init__(self, room: int | None = None) -> None:
-        self.items: deque[Any] = deque()
-        self.room = room
+        self.items, self.room = deque[Any](), room
         self.taking: deque[tuple[Process, int, int | None]] = deque()
         self.putting: deque[tuple[Process, Any]] = deque()
 
@@ -362,8 +363,7 @@ class Barrier:
     __slots__ = ("parties", "waiting")
 
     def __init__(self, parties: int) -> None:
-        self.parties = parties
-        self.waiting: list[Process] = []
+        self.parties, self.waiting = parties, list[Process]()
 
     def begin(self, engine: Engine, process: Process) -> Answer:
         """See ``Request``."""
@@ -381,8 +381,7 @@ class Lock:
     __slots__ = ("held", "waiting")
 
     def __init__(self) -> None:
-        self.held = False
-        self.waiting: deque[Process] = deque()
+        self.held, self.waiting = False, deque[Process]()
 
     def begin(self, engine: Engine, process: Process) -> Answer:
         """See ``Request``."""

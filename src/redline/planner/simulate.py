@@ -17,7 +17,7 @@ from redline.planner.costs import Prediction, Workload
 ENOUGH = 20  # turns (batches, and unrolls of each copy) to be seen before a rate is believed
 SETTLED = 3  # turns before which nothing is measured
 PATIENCE = 100  # times as long as asked for, while there were fewer
-EVENTS = 2_000_000  # after which a simulation ends early: about ten seconds
+EVENTS = 500_000  # after which a simulation ends early: two or three seconds
 
 
 def simulate(
@@ -43,7 +43,8 @@ def simulate(
     for its own work, not for another role. Lag is in batches (in updates where gradients are shared, and of slots that
     come into a replay).
 
-    Raises: ValueError where copies are not chosen yet, or nothing is known about such an arrangement.
+    Raises: ValueError where copies are not chosen yet, nothing is known about such an arrangement, or its roles come to
+    a standstill because each waits for another.
     """
     if any(role.copies == PLANNED for role in architecture.roles):
         raise ValueError(f"architecture {architecture.name}: give its copies a number (Architecture.sized)")
@@ -54,6 +55,8 @@ def simulate(
     began, before = world.engine.now, _account(world)
     world.start()
     _run(world, max(seconds, 2.0 * began), seconds, world.turns + ENOUGH, most)
+    if world.engine.stuck:
+        raise ValueError(f"architecture {architecture.name}: every role waits for another, for ever")
     return _predict(world, began, before)
 
 

@@ -249,7 +249,7 @@ def _helps(helps: Sequence[Mapping[str, Any]]) -> str:
         Bar(
             each["name"],
             each["gain"],
-            f"{each['gain']:+.0%}",
+            f"{round(each['gain'], 2) + 0.0:+.0%}",
             "c3" if each["estimated"] else "c2",
             each["low"],
             each["high"],

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable
 
 from redline.studies.alternating import alternating
+from redline.studies.answers import crossover, parallelise
 from redline.studies.lag import lag
 from redline.studies.result import Options, Result
 from redline.studies.speedup import speedup
@@ -19,6 +20,8 @@ STUDIES: dict[str, Callable[[Options], Result]] = {
     "lag": lag,
     "a3c-speedup": speedup,
     "alternating": alternating,
+    "crossover": crossover,
+    "parallelise": parallelise,
 }
 
 

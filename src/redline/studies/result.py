@@ -128,7 +128,11 @@ def plot(result: Result, path: Path) -> bool:
         style: dict[str, Any] = {"linestyle": "--"} if "theory" in label else {"marker": "o"}
         axes.plot(x, y, label=label, color=f"C{place // 2}", **style)
     if result.points:
-        axes.set(xlabel=result.axes[0], ylabel=result.axes[1], xscale="log")
+        values = [value for _, y in result.points.values() for value in y if value > 0]
+        wide = max(values) > 30 * min(values)  # then a linear scale would show the largest alone
+        axes.set(
+            xlabel=result.axes[0], ylabel=result.axes[1], xscale="log", yscale="log" if wide else "linear"
+        )
         ticks = sorted({value for x, _ in result.points.values() for value in x})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
         axes.minorticks_off()

@@ -22,7 +22,6 @@ class Store:
         self.mail = [Queue() for _ in range(self.copies)]
         self.full = Queue()  # (copy, version of the weights that acted)
         self.came = Queue()  # tells the learner that it may be time
-        self.released = Queue()  # tells the intake that actors may go on
         self.free = [copy for copy in range(self.copies) for _ in range(self.each)]
         self.slot_steps = load.unroll * load.environments
         self.produced = self.consumed = 0.0
@@ -47,7 +46,9 @@ class Store:
         return not self.world.load.paced or self.owed() <= max(self.round_due, 1.0)
 
     def hand_out(self) -> None:
-        """Free slots to their actors."""
+        """Free slots to their actors, unless those have to wait."""
+        if not self.free or not self.may_act():
+            return
         for copy in self.free:
             self.mail[copy].put_now(self.world.engine, 0)
         self.free.clear()
@@ -98,8 +99,6 @@ def _intake(store: Store) -> Steps:
     hand = world.pieces(world.load.hand)
     come = Get(store.full)
     while True:
-        while store.free and not store.may_act():
-            yield Get(store.released)
         store.hand_out()
         for copy, version in (yield come):
             yield next(hand)
@@ -117,8 +116,7 @@ def _learner(store: Store) -> Steps:
             yield Get(store.came)
         yield next(learn)
         store.learned()
-        if store.released.taking:
-            store.released.put_now(world.engine, 0)
+        store.hand_out()
         yield next(publish)
         store.version = world.batches
 

@@ -66,8 +66,10 @@ class Server:
         for _ in self.groups:
             asking, members = self.groups[self.turn], self.members[self.turn]
             if len(asking) < len(members):
+                if asking:
+                    return []
                 fewest = min(worker.done for worker in self.workers.values())
-                if asking or any(worker.slot or worker.done <= fewest for worker in members):
+                if any(worker.slot is not None or worker.done <= fewest for worker in members):
                     return []
             self.turn = (self.turn + 1) % len(self.groups)
             if asking:

@@ -264,7 +264,10 @@ def _largest(where: Where) -> list[tuple[str, float]]:
 def _helps(helps: Sequence[Help]) -> str:
     if not helps:
         return ""
-    return f"What would help: {'; '.join(_help(each) for each in helps)}."
+    some = [each for each in helps if max(each.gain, each.high) >= 0.005]
+    none = [each.name for each in helps if each not in some]
+    text = f"What would help: {'; '.join(_help(each) for each in some) or 'none of what was tried'}."
+    return f"{text} What would not: {', '.join(none)}." if none else text
 
 
 def _help(each: Help) -> str:

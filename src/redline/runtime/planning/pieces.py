@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from redline import environments
 from redline.actors import Actor, allocate
@@ -209,6 +211,26 @@ def network_curves(
         act.append((size, fastest_half(forward, each, device)))
         train.append((size, fastest_half(backward, each, device)))
     return Curve.of(act), Curve.of(train)
+
+
+class _Kernels(TorchDispatchMode):
+    """Counts operations that a device would be given; views are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def arithmetic(parts: Parts) -> tuple[float, int]:
+    """FLOPs of a forward pass of one observation, and the operations that a pass is made of."""
+    forward, _ = network_passes(parts.learner.network, torch.float32, parts.spec, 1, 1)
+    with FlopCounterMode(display=False) as flops, _Kernels() as kernels:
+        forward()
+    return float(flops.get_total_flops()), kernels.count
 
 
 def fastest_half(call: Callable[[], Any], seconds: float, device: str = "cpu") -> float:

@@ -104,6 +104,7 @@ class _Probe:
             act, train = self._network()
             self.say("roles side by side")
             drag = self._drag(learn, unroll)
+            flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
             if quiet < 0.9:
                 self.notes.append(
@@ -132,6 +133,8 @@ class _Probe:
                 exchange=self._exchange(),
                 drag=drag,
                 reset=pieces.resets(parts),
+                flops=flops,
+                kernels=kernels,
                 spread=0.1 if self.notes else 0.0,
                 notes=tuple(self.notes),
             )
@@ -308,15 +311,22 @@ def this_machine() -> Machine:
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)
         gpus = GPU(about.name, torch.cuda.device_count(), memory=about.total_memory, measured=True)
-    return Machine(_processor(), usable_cores(), memory=memory, gpus=gpus)
+    name, clock = _processor()
+    return Machine(name, usable_cores(), clock=clock, memory=memory, gpus=gpus)
 
 
-def _processor() -> str:
+def _processor() -> tuple[str, float]:
+    """The processor's name and its clock in GHz to a tenth; 0 where it is not told."""
+    told: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+                key, _, value = line.partition(":")
+                told.setdefault(key.strip(), value.strip())
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    try:
+        clock = round(float(told.get("cpu MHz", 0.0)) / 1000, 1)
+    except ValueError:
+        clock = 0.0
+    return told.get("model name") or platform.processor() or platform.machine(), clock
