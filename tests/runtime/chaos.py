@@ -136,8 +136,14 @@ class Victim:
 
     def kill(self, role: str, chance: random.Random) -> int:
         """Kill -9 one process of a role, which there must be; returns its parent's process id."""
-        self.until(lambda: role in map(kind, self.roles().values()), f"a {role} to kill")
-        pid = chance.choice(sorted(pid for pid, text in self.roles().items() if kind(text) == role))
+        found: list[int] = []
+
+        def there() -> list[int]:
+            found[:] = sorted(pid for pid, text in self.roles().items() if kind(text) == role)
+            return found
+
+        self.until(there, f"a {role} to kill")
+        pid = chance.choice(found)
         above = parent(pid)
         self._kill(pid)
         return above
