@@ -216,6 +216,12 @@ USAGE: list[Case] = [
         r"redline: parallel.copies=9 is more than the 4 environments: raise sampler.num_envs, or use 4",
     ),
     Case(
+        "lock-step at a server, two unrolls a batch",
+        "train CartPole-v1 --recipe seed --num-envs 10 --set parallel.copies=5 "
+        "--set parallel.queue=0 --set parallel.batch=2",
+        r"redline: parallel.batch=2: in lock-step a server waits for all 5 workers, .*; leave it 0, or set .*",
+    ),
+    Case(
         "PPO with lag",
         "train CartPole-v1 --architecture impala --set parallel.copies=4 --set parallel.queue=1",
         r"redline: ppo is on-policy and needs lag <= 1; architecture impala with 4 copies allows 2: .*",

@@ -55,6 +55,7 @@ class Work:
     wait: float = 0.0  # seconds without a core: a simulator elsewhere, a sleep
     gpu: float = 0.0  # seconds of one GPU, queued with all else that wants one
     tail: tuple[float, ...] = ()  # how long single pieces take, over their mean (mean 1); empty: all the same
+    drag: float = 1.0  # how much longer it takes while all cores are busy, beside what slows everybody
 
     @property
     def alone(self) -> float:

@@ -74,56 +74,82 @@ class Process:
         self.steps, self.meter = steps, meter
 
 
-class Cores:
-    """C cores, shared equally. Virtual time runs at the speed at which every computation runs."""
+class Pace:
+    """Computations that are slowed alike: their own virtual time, and the heap of their ends in it."""
 
-    __slots__ = ("_order", "_running", "core_seconds", "count", "demand", "drag", "last", "speed", "virtual")
+    __slots__ = ("drag", "running", "speed", "virtual")
+
+    def __init__(self, drag: float) -> None:
+        self.drag = drag
+        self.speed = 1.0  # 1: as if alone
+        self.virtual = 0.0
+        self.running: list[tuple[float, int, float, Process, float, float]] = []
+
+
+class Cores:
+    """C cores, shared equally: all computations run at one speed, those with a drag of their own slower by that."""
+
+    __slots__ = ("_order", "_paces", "core_seconds", "count", "demand", "drag", "last")
 
     def __init__(self, count: int, drag: float) -> None:
         """drag: how many times as long everything takes while the demand is ``count`` or more; in between, linear."""
         self.count, self.drag = count, drag
         self.demand = 0.0
-        self.speed = 1.0  # of every computation; 1: as if alone
-        self.virtual = self.last = self.core_seconds = 0.0
+        self.last = self.core_seconds = 0.0
         self._order = 0
-        self._running: list[tuple[float, int, float, Process, float, float]] = []
+        self._paces: dict[float, Pace] = {}  # by the drag of their works
 
     def advance(self, now: float) -> None:
         """Let time pass."""
         passed = now - self.last
         if passed > 0.0:
-            self.virtual += passed * self.speed
+            for pace in self._paces.values():
+                pace.virtual += passed * pace.speed
             self.core_seconds += passed * min(self.demand, self.count)
             self.last = now
 
     def _demand(self, change: float) -> None:
-        demand = self.demand + change if self._running else 0.0
+        demand = self.demand + change
+        if not any(pace.running for pace in self._paces.values()):
+            demand = 0.0  # rounding does not add up
         self.demand = demand
         speed = 1.0 if demand <= self.count else self.count / demand
-        if self.drag > 1.0 and self.count > 1 and demand > 1.0:
-            full = min((demand - 1.0) / (self.count - 1.0), 1.0)
-            speed /= 1.0 + (self.drag - 1.0) * full
-        self.speed = speed
+        full = min(max(demand - 1.0, 0.0) / (self.count - 1.0), 1.0) if self.count > 1 else 0.0
+        for pace in self._paces.values():
+            pace.speed = speed / (1.0 + (pace.drag - 1.0) * full)
 
     def begin(self, now: float, work: Compute, process: Process) -> None:
         """Start the part of ``work`` that needs cores."""
         self.advance(now)
+        pace = self._paces.get(work.drag)
+        if pace is None:
+            pace = self._paces[work.drag] = Pace(work.drag * self.drag)
         self._order += 1
-        end = self.virtual + work.core / work.width
-        heapq.heappush(self._running, (end, self._order, work.width, process, work.wait, work.gpu))
+        end = pace.virtual + work.core / work.width
+        heapq.heappush(pace.running, (end, self._order, work.width, process, work.wait, work.gpu))
         self._demand(work.width)
+
+    def _first(self) -> tuple[float, Pace | None]:
+        """When the next computation ends, and among whom."""
+        when, first = float("inf"), None
+        for pace in self._paces.values():
+            if pace.running:
+                ends = self.last + max(pace.running[0][0] - pace.virtual, 0.0) / pace.speed
+                if ends < when:
+                    when, first = ends, pace
+        return when, first
 
     def next(self) -> float:
         """When the next computation ends, if none begins before; infinity: none runs."""
-        if not self._running:
-            return float("inf")
-        return self.last + max(self._running[0][0] - self.virtual, 0.0) / self.speed
+        return self._first()[0]
 
     def finish(self, now: float) -> tuple[Process, float, float]:
         """The computation that ends ``now``: its process, and its seconds of waiting and of a GPU still to come."""
+        _, pace = self._first()
+        assert pace is not None
         self.advance(now)
-        end, _, width, process, wait, gpu = heapq.heappop(self._running)
-        self.virtual = max(self.virtual, end)  # rounding: no computation ends early
+        end, _, width, process, wait, gpu = heapq.heappop(pace.running)
+        pace.virtual = max(pace.virtual, end)  # rounding: no computation ends early
         self._demand(-width)
         return process, wait, gpu
 
@@ -251,10 +277,13 @@ AWAKE, SERVED = -1.0, -2.0  # what a timer may be for, beside a piece of work wh
 class Compute:
     """A piece of work: core-seconds over ``width`` cores, then seconds of waiting, then seconds of a GPU."""
 
-    __slots__ = ("core", "gpu", "wait", "width")
+    __slots__ = ("core", "drag", "gpu", "wait", "width")
 
-    def __init__(self, core: float, width: float = 1.0, wait: float = 0.0, gpu: float = 0.0) -> None:
-        self.core, self.width, self.wait, self.gpu = core, width, wait, gpu
+    def __init__(
+        self, core: float, width: float = 1.0, wait: float = 0.0, gpu: float = 0.0, drag: float = 1.0
+    ) -> None:
+        """drag: how much longer it takes while all cores are busy, beside what slows everybody."""
+        self.core, self.width, self.wait, self.gpu, self.drag = core, width, wait, gpu, drag
 
     def begin(self, engine: Engine, process: Process) -> Answer:
         """See ``Request``."""

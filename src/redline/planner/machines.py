@@ -339,7 +339,7 @@ def _at_clock(costs: Costs, factor: float) -> Costs:
         record=costs.record.scaled(factor),
         hand={runtime: seconds * factor for runtime, seconds in costs.hand.items()},
         publish=costs.publish * factor,
-        serve=costs.serve.scaled(factor) if costs.serve else None,
+        serve={runtime: curve.scaled(factor) for runtime, curve in costs.serve.items()},
         request=costs.request * factor,
         exchange={name: seconds * factor for name, seconds in costs.exchange.items()},
         reset=(costs.reset[0] * factor, costs.reset[1] * factor),

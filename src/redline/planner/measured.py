@@ -35,9 +35,9 @@ class Costs:
     estimate: float  # share of ``learn`` that estimates returns and advantages; the rest improves the policy
     hand: dict[str, float]  # runtime -> core-seconds of taking in one message
     publish: float  # seconds of one publication of the weights
-    serve: Curve | None = (
-        None  # core-seconds of an inference server's batch beyond the pass, against workers in it
-    )
+    serve: dict[str, Curve] = field(
+        default_factory=dict
+    )  # runtime -> core-seconds of an inference server's batch beyond the pass
     request: float = 0.0  # core-seconds of a worker's round beyond stepping
     exchange: dict[str, float] = field(
         default_factory=dict
@@ -61,10 +61,10 @@ class Costs:
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Costs:
         """From ``as_dict``'s values, read back from JSON (where keys have become strings)."""
-        curves = {name: _curve(saved[name]) for name in ("record", "serve", "transfer")}
+        curves = {name: _curve(saved[name]) for name in ("record", "transfer")}
         by_place = {
             name: {place: _curve(points) for place, points in saved[name].items()}
-            for name in ("act", "train")
+            for name in ("act", "train", "serve")
         }
         return cls(
             **{

@@ -100,7 +100,7 @@ def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
         overlap=ratio is not None,
         samples=costs.batch if ratio is not None else 0,
         ratio=ratio,
-        drag=_drag(costs, "threads") if option.shards > 1 else 1.0,
+        drag=_drag(costs, "shards") if option.shards > 1 else 1.0,
         gpus=_gpus(machine),
     )
 
@@ -117,9 +117,9 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         cores=machine.cores,
         unroll=option.unroll,
         environments=option.environments,
-        step=replace(step, core=step.core * slow),
-        act=replace(act, core=act.core * slow),
-        learn=replace(learn, core=learn.core * _drag(costs, f"{option.runtime} learner")),
+        step=replace(step, drag=slow),
+        act=replace(act, drag=slow),
+        learn=replace(learn, drag=_drag(costs, f"{option.runtime} learner")),
         updates=1.0 if replays else costs.updates,
         hand=Work(costs.hand.get(option.runtime, WAKE)),
         publish=Work(costs.publish),
@@ -132,7 +132,7 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
 
 def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Workers step; a batch costs the server the pass and what was seen to come on top."""
-    beyond = costs.serve or Curve.of([(1, WAKE)])
+    beyond = costs.serve.get(option.runtime) or Curve.of([(1, WAKE)])
     sizes = sorted({*(float(n) for n in costs.step), 1.0, 2.0 * max(costs.step)})
     on_cpu = option.act_on.startswith("cpu")
     # The value after an unroll's end is a batch of its own there, which the simulator serves.

@@ -37,6 +37,6 @@ def costs_for(experiment: Experiment, *, step: float = 100e-6, wait: float = 0.0
         estimate=0.05,
         hand={"threads": 50e-6, "processes": 80e-6},
         publish=100e-6,
-        serve=Curve.of([(1, 100e-6)]),
+        serve={"threads": Curve.of([(1, 100e-6)])},
         exchange={"accel_sync": 200e-6, "a3c": 50e-6},
     )

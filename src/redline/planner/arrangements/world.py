@@ -108,9 +108,9 @@ class World:
         """The request for ``count`` pieces of ``work`` in a row, again and again, each with luck of its own."""
         core, wait, gpu = work.core * count, work.wait * count, work.gpu * count
         if not work.tail:
-            yield from repeat(Compute(core, work.width, wait, gpu))
+            yield from repeat(Compute(core, work.width, wait, gpu, work.drag))
         for factor in self.factors(work.tail, max(round(count), 1)):
-            yield Compute(core * factor, work.width, wait * factor, gpu * factor)
+            yield Compute(core * factor, work.width, wait * factor, gpu * factor, work.drag)
 
     def together(self, pieces: list[tuple[Work, int]]) -> Iterator[Compute]:
         """One request for several pieces of work that alternate, each ``count`` times, again and again.
@@ -118,6 +118,8 @@ class World:
         Cores see the same core-seconds over the same time as if they took turns; what is waited for comes after them.
         """
         luck = [self.factors(work.tail, count) for work, count in pieces]
+        cores = sum(work.core * count for work, count in pieces)
+        drag = sum(work.core * count * work.drag for work, count in pieces) / cores if cores else 1.0
         while True:
             core = wait = gpu = alone = 0.0
             for (work, count), factors in zip(pieces, luck, strict=True):
@@ -126,7 +128,7 @@ class World:
                 alone += work.core / work.width * times
                 wait += work.wait * times
                 gpu += work.gpu * times
-            yield Compute(core, core / alone if alone else 1.0, wait, gpu)
+            yield Compute(core, core / alone if alone else 1.0, wait, gpu, drag)
 
 
 class Collector:

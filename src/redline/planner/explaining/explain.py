@@ -111,9 +111,8 @@ def where_time_goes(option: Option, costs: Costs, prediction: Prediction) -> Whe
     bookkeeping += costs.hand.get(option.runtime, 0.0) / (option.environments * option.unroll)
     if option.architecture == "seed":
         bookkeeping += costs.request / option.environments
-        if costs.serve is not None:
-            workers = max(option.copies // option.servers, 1)
-            bookkeeping += costs.serve.at(workers) / (workers * option.environments)
+        if option.runtime in costs.serve:
+            bookkeeping += costs.serve[option.runtime].at(batch) / batch
     whole = learning(replace(option, threads=1), costs)
     samples = 1.0 if prediction.replay_ratio is None else prediction.replay_ratio
     learn = samples * (whole.core + whole.gpu) / costs.batch

@@ -87,22 +87,22 @@ class Collecting:
         self.parts = parts
         algorithm, acting = parts.algorithm, parts.learner.acting
         self.actor = Actor([self.watch], algorithm, acting, seed=count, num_envs=count)
-        self.unroll = self._room()
+        self.unroll = self._room(self.length)
 
-    def _room(self) -> Unroll:
+    def _room(self, length: int) -> Unroll:
         parts = self.parts
-        return allocate(parts.algorithm, parts.learner.acting, parts.spec, self.length, self.count)
+        return allocate(parts.algorithm, parts.learner.acting, parts.spec, length, self.count)
 
     def measure(self, seconds: float) -> Round:
         """Collect for about ``seconds`` after warming up; slow environments get shorter unrolls."""
         begin = time.perf_counter()
         if self.length > 4:
             self.length = 4
-            self.unroll = self._room()
+            self.unroll = self._room(self.length)
         self.actor.collect(self.unroll, 0, 0)
         slow = (time.perf_counter() - begin) / 4
         self.length = int(np.clip(seconds / 3 / max(slow, 1e-9), 4, LENGTH))
-        self.unroll = self._room()
+        self.unroll = self._room(self.length)
         self.actor.collect(self.unroll, 0, 0)
         self.watch.durations.clear()
         self.actor.clock.update(stepping=0.0, acting=0.0)
@@ -137,8 +137,8 @@ class Collecting:
 
     def collect(self, length: int) -> Unroll:
         """A whole unroll [length, count], to learn from."""
-        self.length = length
-        self.unroll = self._room()
+        if length != self.length:
+            self.length, self.unroll = length, self._room(length)
         self.actor.collect(self.unroll, 0, self.parts.learner.version)
         return self.unroll
 

@@ -11,12 +11,14 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from redline.architectures.config import ParallelConfig
+from redline.learners.exchanges.allreduce import AllReduce
 from redline.ops.returns import gae
 from redline.planner.costs import GPU, Curve, Machine
 from redline.planner.measured import Costs
@@ -27,9 +29,11 @@ from redline.runtime.plan import usable_cores
 from redline.runtime.planning import crews, pieces
 from redline.runtime.planning.pieces import Collecting, fastest_half
 from redline.runtime.planning.trial import soon
-from redline.runtime.pool import one_thread_each
+from redline.runtime.pool import Pool, one_thread_each
+from redline.runtime.replicas.reducers import Rows, SharedReducer
 
 Say = Callable[[str], None]
+MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
 LARGE = 2**18  # bytes of an observation from which the largest passes are left out
 
@@ -130,7 +134,7 @@ class _Probe:
                 estimate=self._estimate(learn[self.place][1]),
                 hand={"threads": self._hand(unroll), "processes": self._hand(unroll)},
                 publish=crews.publication(parts),
-                exchange=self._exchange(),
+                exchange=self._exchange(learn[self.place][1], updates, unroll),
                 drag=drag,
                 reset=pieces.resets(parts),
                 flops=flops,
@@ -239,16 +243,31 @@ class _Probe:
         part = self.room(max(unroll.action.shape[1] // self.cores, 1)).collect(len(unroll.action))
         return wake + crews.joining(self.parts, [part, part])
 
-    def _exchange(self) -> dict[str, float]:
-        """Seconds of sharing one gradient between two learners, from passes over the memory that it makes."""
-        flat = torch.zeros(self.parts.learner.flat.numel())
-        once = fastest_half(lambda: flat.add_(1.0), 0.05)
-        meet = 100e-6  # two processes wait for each other
+    def _exchange(self, learn: float, updates: float, unroll: Any) -> dict[str, float]:
+        """Seconds that sharing one gradient adds to an update: of the way there, as it is; of meeting, a guess.
+
+        The learner is given a company of one to share with, which costs it everything but the waiting.
+        """
+        learner = self.parts.learner
+        rows = Rows(1, 4 * (learner.flat.numel() + 64), shared=False)
+        alone = learner.exchange
+        try:
+            learner.exchange = AllReduce(SharedReducer(rows, 0, bool))
+            if self.replays:
+                shared = fastest_half(unroll, self.budget.learn)
+            else:
+                shared = pieces.learning(self.parts, unroll, self.budget.learn)
+        finally:
+            learner.exchange = alone
+            rows.close()
+        flat = torch.zeros_like(learner.flat)
+        once = fastest_half(lambda: flat.add_(1.0), 0.05)  # a pass over a gradient: another copy's row
+        way = max((shared - learn) / updates, 0.0) + 2 * once
         return {
-            "accel_sync": meet + 6 * once,
+            "accel_sync": way + MEET,
             "a3c": 4 * once,
-            "accel_async": meet + 6 * once,
-            "gorila": meet + 4 * once,
+            "accel_async": 6 * once + MEET,
+            "gorila": 4 * once + MEET,
         }
 
     def _drag(self, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, float]:
@@ -261,6 +280,8 @@ class _Probe:
         def batch() -> None:
             unroll() if self.replays else self.parts.algorithm.update(self.parts.learner, unroll, 0.0)
 
+        if envs >= self.cores and not self.replays:
+            drag["shards"] = self._shards()
         for runtime in ("threads", "processes"):
             actors = min(self.cores - 1, envs)
             work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
@@ -271,23 +292,43 @@ class _Probe:
                 drag[runtime] = self._slower(self.cores, work.steps_per_second)
         return {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
 
+    def _shards(self) -> float:
+        """How much longer actors take that collect on threads of one loop, side by side."""
+        count = max(self.experiment.sampler.num_envs // self.cores, 1)
+        others = [Collecting(self.parts, count) for _ in range(self.cores - 1)]
+        pool = Pool(self.cores)
+        try:
+            every = [self.room(count), *others]
+            length = every[0].length
+            for each in every:
+                each.collect(length)
+            together = fastest_half(lambda: pool([partial(e.collect, length) for e in every]), 0.5)
+            alone = fastest_half(lambda: every[0].collect(length), 0.5)
+            return together / alone
+        finally:
+            pool.close()
+            for each in others:
+                each.close()
+
     def _slower(self, actors: int, steps_per_second: float) -> float:
         """What ``actors`` reached together, as a multiple of the seconds that each takes alone."""
         envs = self.experiment.sampler.num_envs
         return envs / max(steps_per_second, 1e-9) / self.round(max(envs // actors, 1)).alone
 
     def _with_server(self, costs: Costs) -> Costs:
-        """An inference server at work: what a batch costs beyond the pass, from the processor seconds it used."""
+        """Inference servers at work: what a batch costs beyond the pass."""
         envs = self.experiment.sampler.num_envs
         workers = min(max(self.cores, 2), envs)
         if workers < 2:
             return costs
-        work = crews.server_at_work(self.experiment, "threads", workers, self.budget.crew)
-        # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
-        half = self.round(max(envs // 2, 1))
-        both = envs / work.steps_per_second
-        beyond = min(both / 2 - half.act - half.record, both - half.alone)
-        return replace(costs, serve=Curve.of([(1, max(beyond, 0.0))]))
+        half, serve = self.round(max(envs // 2, 1)), {}
+        for runtime in ("threads", "processes"):
+            work = crews.server_at_work(self.experiment, runtime, workers, self.budget.crew)
+            # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
+            both = envs / work.steps_per_second
+            beyond = min(both / 2 - half.act - half.record, both - half.alone)
+            serve[runtime] = Curve.of([(1, max(beyond, 0.0))])
+        return replace(costs, serve=serve)
 
 
 def _width(unroll: Any) -> int:
