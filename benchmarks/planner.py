@@ -94,7 +94,9 @@ def _row(case: str, each: Ranked) -> dict[str, Any]:
         "error": round(error, 4),
         "samples": round(each.samples, 4),
     }
-    if did.lag and each.prediction.lag:
+    if (
+        did.lag and each.prediction.lag and option.architecture != "apex"
+    ):  # of a replay's samples it is their age
         row["lag_predicted"] = round(each.prediction.lag["mean"], 3)
         row["lag_measured"] = round(did.lag["mean"], 3)
     return row

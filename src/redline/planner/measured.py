@@ -38,6 +38,9 @@ class Costs:
     serve: dict[str, Curve] = field(
         default_factory=dict
     )  # runtime -> core-seconds of an inference server's batch beyond the pass
+    threaded: bool = (
+        False  # whether stepping spreads over cores by itself (simulators in C++ with threads of their own)
+    )
     request: float = 0.0  # core-seconds of a worker's round beyond stepping
     exchange: dict[str, float] = field(
         default_factory=dict

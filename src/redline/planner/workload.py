@@ -37,6 +37,11 @@ def round_of(costs: Costs, environments: float) -> Work:
     return Work(core.at(environments) * few, wait=wait.at(environments) * few, tail=nearest.tail)
 
 
+def spread(step: Work, costs: Costs, cores: int) -> Work:
+    """Stepping on up to ``cores`` cores, where the environments do that by themselves."""
+    return replace(step, width=max(cores, 1)) if costs.threaded else step
+
+
 def acting(option: Option, costs: Costs, environments: float) -> Work:
     """One round's acting and bookkeeping for so many environments."""
     record = costs.record.at(environments)
@@ -81,18 +86,19 @@ def _drag(costs: Costs, name: str) -> float:
 
 def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
     share = option.environments / option.shards
-    step = round_of(costs, share)
+    step = spread(round_of(costs, share), costs, machine.cores // option.shards)
     if option.workers > 1:
         width = min(option.workers, machine.cores)
         trips = ROUND_TRIP * option.workers
         step = replace(step, core=step.core + trips, width=width, wait=step.wait / option.workers)
     ratio = option.ratio
+    slow = _drag(costs, "shards") if option.shards > 1 else 1.0  # what learns was measured with its threads
     return Workload(
         cores=machine.cores,
         unroll=option.unroll,
         environments=option.environments,
-        step=step,
-        act=acting(option, costs, share),
+        step=replace(step, drag=slow),
+        act=replace(acting(option, costs, share), drag=slow),
         learn=learning(option, costs),
         updates=costs.updates,
         shards=option.shards,
@@ -100,7 +106,6 @@ def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
         overlap=ratio is not None,
         samples=costs.batch if ratio is not None else 0,
         ratio=ratio,
-        drag=_drag(costs, "shards") if option.shards > 1 else 1.0,
         gpus=_gpus(machine),
     )
 
@@ -108,7 +113,7 @@ def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
 def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
     slow = _drag(costs, f"{option.runtime} actor")
-    step = round_of(costs, option.environments)
+    step = spread(round_of(costs, option.environments), costs, (machine.cores - 1) // option.copies)
     act = acting(option, costs, option.environments)
     learn = learning(option, costs)
     ratio = option.ratio
@@ -165,7 +170,7 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
         cores=machine.cores,
         unroll=option.unroll,
         environments=option.environments,
-        step=round_of(costs, option.environments),
+        step=spread(round_of(costs, option.environments), costs, machine.cores // option.copies),
         act=acting(option, costs, option.environments),
         learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share),
         publish=shared,

@@ -136,6 +136,7 @@ class _Probe:
                 publish=crews.publication(parts),
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
                 drag=drag,
+                threaded=parts.spec.frame_stack > 1,
                 reset=pieces.resets(parts),
                 flops=flops,
                 kernels=kernels,
