@@ -19,6 +19,7 @@ COSTS = Costs(
     batch=640,
     updates=1.0,
     minibatch=640,
+    envs=32,
     action_repeat=4,
     step={1: Work(core=400e-6), 16: Work(core=4.8e-3, tail=(0.9, 1.0, 1.1))},
     act={

@@ -26,6 +26,7 @@ class Costs:
     )
     updates: float  # optimiser steps made of one batch
     minibatch: int  # samples of one of them
+    envs: int  # environments of the recipe, with which whole batches were measured
     action_repeat: int  # frames in an agent step
     step: dict[int, Work]  # environments stepped together by one thread -> one round
     act: dict[str, Curve]  # place -> seconds of one acting pass against observations in it
@@ -38,6 +39,9 @@ class Costs:
     serve: dict[str, Curve] = field(
         default_factory=dict
     )  # runtime -> core-seconds of an inference server's batch beyond the pass
+    between: float = (
+        0.0  # core-seconds of a loop's batch (of a round, from replay) that no piece accounts for
+    )
     threaded: bool = (
         False  # whether stepping spreads over cores by itself (simulators in C++ with threads of their own)
     )

@@ -40,7 +40,9 @@ class Option:
         copies = f"{self.copies} x {self.environments} environments"
         extra = f", {self.threads} learner threads" if self.threads > 1 else ""
         shards = f", {self.shards} actor threads" if self.shards > 1 else ""
-        return f"{self.architecture}, {self.runtime}, {copies}{shards}{extra}"
+        workers = f", {self.workers} worker processes" if self.workers > 1 else ""
+        groups = f", {self.groups} groups" if self.groups > 1 else ""
+        return f"{self.architecture}, {self.runtime}, {copies}{shards}{workers}{groups}{extra}"
 
     @property
     def complexity(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -88,18 +89,21 @@ def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
     share = option.environments / option.shards
     step = spread(round_of(costs, share), costs, machine.cores // option.shards)
     if option.workers > 1:
-        width = min(option.workers, machine.cores)
-        trips = ROUND_TRIP * option.workers
-        step = replace(step, core=step.core + trips, width=width, wait=step.wait / option.workers)
+        step = _by_workers(option, costs, machine)
     ratio = option.ratio
+    learn, act = learning(option, costs), acting(option, costs, share)
+    if ratio is None:
+        learn = replace(learn, core=learn.core + costs.between * option.threads)
+    else:
+        act = replace(act, core=act.core + costs.between)
     slow = _drag(costs, "shards") if option.shards > 1 else 1.0  # what learns was measured with its threads
     return Workload(
         cores=machine.cores,
         unroll=option.unroll,
         environments=option.environments,
         step=replace(step, drag=slow),
-        act=replace(acting(option, costs, share), drag=slow),
-        learn=learning(option, costs),
+        act=replace(act, drag=slow),
+        learn=learn,
         updates=costs.updates,
         shards=option.shards,
         groups=option.groups,
@@ -110,14 +114,33 @@ def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
     )
 
 
+def _by_workers(option: Option, costs: Costs, machine: Machine) -> Work:
+    """A round of environments in worker processes: they step, and wait, side by side; groups take turns."""
+    each = option.environments / option.groups
+    workers = min(option.workers, int(each))
+    step = round_of(costs, each)
+    group = replace(
+        step,
+        core=step.core + ROUND_TRIP * workers,
+        width=min(workers, machine.cores),
+        wait=step.wait / workers,
+    )
+    return group.scaled(option.groups)
+
+
 def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
     slow = _drag(costs, f"{option.runtime} actor")
+    slow = max(slow, _crowd(option, costs, slow))
     step = spread(round_of(costs, option.environments), costs, (machine.cores - 1) // option.copies)
     act = acting(option, costs, option.environments)
     learn = learning(option, costs)
     ratio = option.ratio
     replays = option.architecture == "apex"
+    if (
+        replays and ratio is not None
+    ):  # what a loop spends beside its pieces, this learner spends on each update
+        learn = replace(learn, core=learn.core + costs.between * costs.batch / (ratio * costs.envs))
     return Workload(
         cores=machine.cores,
         unroll=option.unroll,
@@ -133,6 +156,17 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         paced=replays and ratio is not None,
         gpus=_gpus(machine),
     )
+
+
+def _crowd(option: Option, costs: Costs, few: float) -> float:
+    """How much longer an actor's core work takes among many: between ``few`` actors and as many as environments, both
+    measured, as the logarithm of their number."""
+    many = costs.drag.get(f"{option.runtime} crowd")
+    fewest = max(costs.machine.cores - 1, 1)
+    if many is None or option.copies <= fewest or costs.envs <= fewest:
+        return few
+    share = math.log(option.copies / fewest) / math.log(costs.envs / fewest)
+    return few + (many - few) * min(share, 1.0)
 
 
 def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
@@ -165,21 +199,23 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     updates = costs.updates
     share = _share(option, costs)
     shared = Work(costs.exchange.get(option.architecture, 0.0))
+    slow, late = _drag(costs, option.runtime), _drag(costs, f"{option.runtime} learner")
+    step = spread(round_of(costs, option.environments), costs, machine.cores // option.copies)
+    act = acting(option, costs, option.environments)
     ratio = option.ratio
     return Workload(
         cores=machine.cores,
         unroll=option.unroll,
         environments=option.environments,
-        step=spread(round_of(costs, option.environments), costs, machine.cores // option.copies),
-        act=acting(option, costs, option.environments),
-        learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share),
+        step=replace(step, drag=slow),
+        act=replace(act, drag=slow),
+        learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share, drag=late),
         publish=shared,
         hand=shared if option.architecture == "gorila" else Work(),
         updates=updates,
         overlap=ratio is not None,
         samples=max(costs.batch // option.copies, 1) if ratio is not None else 0,
         ratio=ratio,
-        drag=_drag(costs, option.runtime) if option.copies > 1 else 1.0,
         chunks=option.servers,
         gpus=_gpus(machine),
     )

@@ -28,6 +28,7 @@ def costs_for(experiment: Experiment, *, step: float = 100e-6, wait: float = 0.0
         batch=batch,
         updates=4.0,
         minibatch=batch,
+        envs=envs,
         action_repeat=1,
         step={n: Work(n * step, wait=n * wait) for n in counts},
         act={"cpu fp32": passes, "actor": Curve.of((n, 100e-6 + n * 2e-6) for n in counts)},

@@ -9,7 +9,7 @@ from redline.planner.costs import Prediction
 from redline.planner.options import Option
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.runtime.planning import cache
-from redline.runtime.planning.probe import this_machine
+from redline.runtime.planning.machine import this_machine
 
 
 def option_of(experiment: Experiment) -> Option:

@@ -235,6 +235,16 @@ def arithmetic(parts: Parts) -> tuple[float, int]:
 
 def fastest_half(call: Callable[[], Any], seconds: float, device: str = "cpu") -> float:
     """Median of the faster half of repeated calls: what else the machine did fell on the slower one."""
+    spent = _spent(call, seconds, device)
+    return float(np.median(sorted(spent)[: (len(spent) + 1) // 2]))
+
+
+def median_of(call: Callable[[], Any], seconds: float, device: str = "cpu") -> float:
+    """Median of repeated calls."""
+    return float(np.median(_spent(call, seconds, device)))
+
+
+def _spent(call: Callable[[], Any], seconds: float, device: str) -> list[float]:
     clock = _finished if device.startswith("cuda") else time.perf_counter
     call()
     spent: list[float] = []
@@ -243,4 +253,4 @@ def fastest_half(call: Callable[[], Any], seconds: float, device: str = "cpu") -
         begin = clock()
         call()
         spent.append(clock() - begin)
-    return float(np.median(sorted(spent)[: (len(spent) + 1) // 2]))
+    return spent

@@ -14,7 +14,8 @@ from redline.planner.options import Option, Plan, Ranked
 from redline.runtime.experiment import Experiment
 from redline.runtime.planning import cache
 from redline.runtime.planning.candidates import Search, configure, options
-from redline.runtime.planning.probe import probe, this_machine
+from redline.runtime.planning.machine import this_machine
+from redline.runtime.planning.probe import probe
 from redline.runtime.planning.trial import try_out
 from redline.types import RunError, UserError
 

@@ -6,8 +6,7 @@ optimiser and the buffers that training has.
 
 from __future__ import annotations
 
-import os
-import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,14 +19,15 @@ import torch
 from redline.architectures.config import ParallelConfig
 from redline.learners.exchanges.allreduce import AllReduce
 from redline.ops.returns import gae
-from redline.planner.costs import GPU, Curve, Machine
+from redline.planner.costs import Curve
 from redline.planner.measured import Costs
 from redline.runtime.experiment import Experiment, uses_replay
-from redline.runtime.in_process import ReplayLoop
+from redline.runtime.in_process import ReplayLoop, make_loop
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.plan import usable_cores
 from redline.runtime.planning import crews, pieces
-from redline.runtime.planning.pieces import Collecting, fastest_half
+from redline.runtime.planning.machine import this_machine
+from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
 from redline.runtime.planning.trial import soon
 from redline.runtime.pool import Pool, one_thread_each
 from redline.runtime.replicas.reducers import Rows, SharedReducer
@@ -107,6 +107,7 @@ class _Probe:
             self.say("the network alone")
             act, train = self._network()
             self.say("roles side by side")
+            between = self._between(learn[self.place][1])
             drag = self._drag(learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
@@ -125,6 +126,7 @@ class _Probe:
                 batch=batch,
                 updates=updates,
                 minibatch=self._minibatch(batch),
+                envs=envs,
                 action_repeat=parts.spec.action_repeat,
                 step={count: each.step for count, each in rounds.items()},
                 act=act | {"actor": Curve.of((n, each.act) for n, each in rounds.items())},
@@ -136,6 +138,7 @@ class _Probe:
                 publish=crews.publication(parts),
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
                 drag=drag,
+                between=between,
                 threaded=parts.spec.frame_stack > 1,
                 reset=pieces.resets(parts),
                 flops=flops,
@@ -210,9 +213,33 @@ class _Probe:
             def update() -> None:
                 loop._update(0.0, None)
 
-            return fastest_half(update, self.budget.learn, str(parts.learner.device)), update
+            return median_of(update, self.budget.learn, str(parts.learner.device)), update
         finally:
             loop.close()
+
+    def _between(self, learn: float) -> float:
+        """Core-seconds of a loop's batch (of a round, where it learns from replay) that no piece accounts for."""
+        loop, envs = make_loop(self.parts), self.experiment.sampler.num_envs
+        learner, each = self.parts.learner, self.round(envs)
+        try:
+            steps, before = 0, learner.version
+            spent: list[float] = []  # of a round
+            begun = time.perf_counter()
+            while time.perf_counter() - begun < self.budget.learn or len(spent) < 3:
+                begin = time.perf_counter()
+                taken = loop.iterate(steps, 0.0, bool)[0]
+                steps += taken
+                if learner.version > before:  # it has begun to learn
+                    spent.append((time.perf_counter() - begin) * envs / taken)
+        finally:
+            loop.close()
+        whole = float(np.median(spent[1:]))
+        if self.replays:
+            due = envs / self.experiment.algorithm.update_every  # type: ignore[union-attr]
+            known = each.act + each.record + max(each.step.alone, due * learn)
+            return float(np.clip(whole - known, 0.0, whole / 2))
+        known = each.alone + (each.act + learn) / self._length  # with the value after the unroll's end
+        return self._length * float(np.clip(whole - known, 0.0, whole / 2))
 
     def _network(self) -> tuple[dict[str, Curve], dict[str, Curve]]:
         sizes = PASSES if _observation_bytes(self.parts.spec.observation) < LARGE else PASSES[:4]
@@ -255,7 +282,7 @@ class _Probe:
         try:
             learner.exchange = AllReduce(SharedReducer(rows, 0, bool))
             if self.replays:
-                shared = fastest_half(unroll, self.budget.learn)
+                shared = median_of(unroll, self.budget.learn)
             else:
                 shared = pieces.learning(self.parts, unroll, self.budget.learn)
         finally:
@@ -291,7 +318,18 @@ class _Probe:
             if envs >= self.cores:
                 work = crews.actors_at_work(experiment, runtime, self.cores, seconds)
                 drag[runtime] = self._slower(self.cores, work.steps_per_second)
+            if self.round(1).step.wait > self.round(1).step.core and envs > 2 * self.cores:
+                drag[f"{runtime} crowd"] = self._crowd(runtime, envs, seconds)
         return {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
+
+    def _crowd(self, runtime: str, copies: int, seconds: float) -> float:
+        """How much longer the core's part of a round takes for many actors that mostly wait, over the cores it has."""
+        work = crews.actors_at_work(self.experiment, runtime, copies, seconds)
+        one = self.round(1)
+        core = one.step.core + one.act + one.record
+        period = copies / work.steps_per_second
+        fair = max(one.step.wait + core, core * copies / self.cores)  # were nobody in anybody's way
+        return 1.0 + max(period - fair, 0.0) / (core * max(copies / self.cores, 1.0))
 
     def _shards(self) -> float:
         """How much longer actors take that collect on threads of one loop, side by side."""
@@ -342,33 +380,3 @@ def _observation_bytes(space: Any) -> int:
         return sum(_observation_bytes(each) for each in parts.values())
     shape, dtype = getattr(space, "shape", ()) or (), getattr(space, "dtype", None)
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype or np.float32).itemsize
-
-
-def this_machine() -> Machine:
-    """Name, usable cores, memory and GPUs of this machine."""
-    memory = 0
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    gpus = None
-    if torch.cuda.is_available():
-        about = torch.cuda.get_device_properties(0)
-        gpus = GPU(about.name, torch.cuda.device_count(), memory=about.total_memory, measured=True)
-    name, clock = _processor()
-    return Machine(name, usable_cores(), clock=clock, memory=memory, gpus=gpus)
-
-
-def _processor() -> tuple[str, float]:
-    """The processor's name and its clock in GHz to a tenth; 0 where it is not told."""
-    told: dict[str, str] = {}
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                told.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass
-    try:
-        clock = round(float(told.get("cpu MHz", 0.0)) / 1000, 1)
-    except ValueError:
-        clock = 0.0
-    return told.get("model name") or platform.processor() or platform.machine(), clock
