@@ -145,3 +145,56 @@ def test_nothing_is_measured_for_a_question_that_cannot_be_answered(
         assert main(["plan", "CartPole-v1", *words]) == 2
     assert not asked
     parse(["plan", "CartPole-v1", "--what-if", "cores=64, env=2x faster"])
+
+
+class TestTrainingByAPlan:
+    """``redline train ENV`` with nothing else said plans first, where the run is long enough to pay for it."""
+
+    @pytest.fixture
+    def trained(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> Asked:
+        """What ``api.train`` was asked for; looks find a slow machine."""
+        found: Asked = {}
+
+        class Enough(Exception):
+            pass
+
+        def train(environment: str, recipe: str | None, **options: Any) -> None:
+            found.update(environment=environment, recipe=recipe, **options)
+            raise Enough
+
+        monkeypatch.setattr(api, "train", train)
+        monkeypatch.setattr(api, "rate", lambda experiment, seconds: 100.0)
+        return found
+
+    def test_a_long_run_gets_the_plans_values(self, trained: Asked, asked: Asked) -> None:
+        main(["train", "CartPole-v1", "--steps", "1M", "--plain"])
+        assert asked["environment"] == "CartPole-v1"
+        plan = sample_plan(COSTS, MACHINE, "")
+        assert plan.best.option.settings, "the sample says what to set"
+        key, value = next(iter(plan.best.option.settings.items()))
+        assert f"{key}={value}" in trained["overrides"]
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--steps", "1M", "--no-plan"],
+            ["--steps", "1M", "--recipe", "ppo"],
+            ["--steps", "1M", "--set", "learner.threads=1"],
+            ["--steps", "1M", "--architecture", "impala"],
+            ["--steps", "20k"],
+        ],
+    )
+    def test_no_plan_where_something_was_said_or_the_run_is_short(
+        self, words: list[str], trained: Asked, asked: Asked
+    ) -> None:
+        main(["train", "CartPole-v1", "--plain", *words])
+        assert trained["environment"] == "CartPole-v1"
+        assert not asked
+
+    def test_a_quick_machine_needs_no_plan(
+        self, trained: Asked, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(api, "rate", lambda experiment, seconds: 1e6)
+        main(["train", "CartPole-v1", "--steps", "1M", "--plain"])
+        assert trained["environment"] == "CartPole-v1"
+        assert not asked

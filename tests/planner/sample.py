@@ -34,7 +34,10 @@ COSTS = Costs(
     publish=300e-6,
     flops=18.7e6,
 )
-OPTION = Option("impala", "threads", copies=2, environments=16, unroll=20, lag_bound=2, memory=2 * 10**9)
+OPTION = Option(
+    "impala", "threads", copies=2, environments=16, unroll=20, lag_bound=2, memory=2 * 10**9,
+    settings={"parallel.copies": 3, "sampler.num_envs": 48},
+)
 
 
 def predict(option: Option, costs: Costs, machine: Machine) -> Prediction:
