@@ -26,8 +26,11 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What ``api.plan`` was asked for; it answers with the sample."""
     found: Asked = {}
 
-    def plan(environment: str, recipe: str | None, *, report: Callable[[str], None], **options: Any) -> Plan:
+    def plan(
+        environment: str, recipe: str | None = None, *, report: Callable[[str], None], **options: Any
+    ) -> Plan:
         found.update(environment=environment, recipe=recipe, **options)
+        options = {"machine": None, "what_if": ""} | options
         report("measuring [the environment]")
         costs, machine = COSTS, options["machine"] or MACHINE
         if options["what_if"]:

@@ -35,7 +35,13 @@ COSTS = Costs(
     flops=18.7e6,
 )
 OPTION = Option(
-    "impala", "threads", copies=2, environments=16, unroll=20, lag_bound=2, memory=2 * 10**9,
+    "impala",
+    "threads",
+    copies=2,
+    environments=16,
+    unroll=20,
+    lag_bound=2,
+    memory=2 * 10**9,
     settings={"parallel.copies": 3, "sampler.num_envs": 48},
 )
 

@@ -25,7 +25,7 @@ class Option:
     act_on: str = "cpu fp32"  # a place: see ``Costs``
     learn_on: str = "cpu fp32"
     servers: int = 1  # shards of a parameter server, locked chunks
-    workers: int = 0  # processes that step one loop's environments; 0: the loop does
+    workers: int = 0  # processes that step one loop's environments; 1: the loop does; 0: so it does by itself
     largest: int = 0  # workers that an inference server acts for at once; 0: no limit
     ratio: float | None = (
         None  # samples learned from per sample collected; None: it does not learn from replay

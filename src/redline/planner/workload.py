@@ -208,7 +208,7 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
         unroll=option.unroll,
         environments=option.environments,
         step=replace(step, drag=slow),
-        act=replace(act, drag=slow),
+        act=replace(act, core=act.core + (costs.between if ratio is not None else 0.0), drag=slow),
         learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share, drag=late),
         publish=shared,
         hand=shared if option.architecture == "gorila" else Work(),

@@ -134,9 +134,10 @@ def _loops(search: Search) -> Iterator[Option]:
             base = replace(base, ratio=search.ratio)
             threads = _numbers(cores, among=search.costs.learn.get(learn_on, {1: 0.0}))
             for learners in threads if learn_on == cpu else [1]:
+                here = 1 if _pay(search, envs) else 0  # left open, workers would be started by themselves
                 for shards in [1] if search.replays or act_on != cpu else _numbers(min(cores, envs)):
-                    yield replace(base, threads=learners, shards=shards)
-                if _pay(search, envs):
+                    yield replace(base, threads=learners, shards=shards, workers=here)
+                if here:
                     for workers in sorted({min(cores, envs), envs}):
                         for groups in (1, 2) if envs >= 2 and not search.replays else (1,):
                             yield replace(base, threads=learners, workers=workers, groups=groups)
@@ -223,8 +224,8 @@ def configure(experiment: Experiment, option: Option) -> Experiment:
     environment = experiment.environment
     if option.workers > 1:
         environment = replace(environment, backend="workers", workers=option.workers)
-    elif environment.backend == "auto" and option.architecture == "synchronous" and not option.workers:
-        environment = replace(environment, workers=0)
+    elif option.workers == 1:
+        environment = replace(environment, backend="inline", workers=0)
     place, precision = option.learn_on.split()
     return replace(
         experiment,

@@ -5,7 +5,6 @@ These are the real roles on the real channels, with a main role that hands every
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.serving.muster import muster_server
 
+AHEAD = 8  # slots of an actor beside a learner, so that it need not wait while a batch is learned
 WARM = 0.4  # seconds that are not counted, from the first slot of every role on
 
 
@@ -30,6 +30,7 @@ class Company:
 
     steps_per_second: float
     learned: float = 0.0  # seconds of one batch, by the learner beside them
+    core: float = 0.0  # core-seconds of this process for each agent step
 
 
 def actors_at_work(
@@ -39,7 +40,7 @@ def actors_at_work(
     seconds: float,
     learn: Callable[[], Any] | None = None,
 ) -> Company:
-    """Agent steps/s of ``copies`` actors in ``runtime``; with ``learn``, called over and over on a thread beside them.
+    """Agent steps/s of ``copies`` actors in ``runtime``; with ``learn``, called over and over beside them.
 
     Their channels are IMPALA's, or with a replay Ape-X's, whatever the algorithm would say to learning that way.
     """
@@ -49,9 +50,10 @@ def actors_at_work(
     if parts.experiment.parallel.slot == 1:  # lock-step sends single steps; at their own pace actors do not
         parts.experiment = replace(parts.experiment, parallel=replace(parts.experiment.parallel, slot=16))
     try:
-        muster = muster_actors(parts, 2)
+        slots = 2 if learn is None else AHEAD
+        muster = muster_actors(parts, slots)
         try:
-            return _drive(muster, 2, seconds, learn)
+            return _drive(muster, slots, seconds, learn)
         finally:
             muster.close()
     finally:
@@ -73,54 +75,41 @@ def server_at_work(experiment: Experiment, runtime: str, workers: int, seconds: 
 
 
 def _drive(muster: Muster, slots: int, seconds: float, learn: Callable[[], Any] | None) -> Company:
+    """Hand slots straight back, and learn in between, as a learner does that takes in and learns by turns."""
     roles = range(len(muster.slots))
-    handed = [(role, slot) for role in roles for slot in range(slots)]
-    for key in handed:
-        muster.crew.tell(*key)
+    for role in roles:
+        for slot in range(slots):
+            muster.crew.tell(role, slot)
+    taken = 0
+
+    def take_in(patience: float) -> set[int]:
+        nonlocal taken
+        came = muster.crew.wait(patience)
+        for role, slot in came:
+            muster.crew.tell(role, slot)
+            taken += int(np.prod(muster.slots[role].unrolls[slot].reward.shape))
+        return {role for role, _ in came}
+
     seen: set[int] = set()
     while len(seen) < len(roles):  # everybody is there
-        for role, slot in muster.crew.wait(0.1):
-            seen.add(role)
-            muster.crew.tell(role, slot)
-    learner = _Beside(learn) if learn is not None else None
-    begin = time.perf_counter()
-    first: tuple[float, int] | None = None
-    taken = 0
-    try:
-        while True:
-            for role, slot in muster.crew.wait(0.05):
-                muster.crew.tell(role, slot)
-                taken += int(np.prod(muster.slots[role].unrolls[slot].reward.shape))
-            now = time.perf_counter()
-            if first is None and now - begin > WARM and (learner is None or learner.spent):
-                first = now, taken
-            if first is not None and now - first[0] > seconds and (learner is None or len(learner.spent) > 2):
-                break
-    finally:
-        learned = learner.stop() if learner is not None else 0.0
-    return Company((taken - first[1]) / (now - first[0]), learned)
-
-
-class _Beside:
-    """A learner on a thread of its own."""
-
-    def __init__(self, learn: Callable[[], Any]) -> None:
-        self.spent: list[float] = []
-        self._learn, self._stopping = learn, False
-        self._thread = threading.Thread(target=self._run, name="redline-probe-learner", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            begin = time.perf_counter()
-            self._learn()
-            self.spent.append(time.perf_counter() - begin)
-
-    def stop(self) -> float:
-        """Median seconds of a batch, the first left out."""
-        self._stopping = True
-        self._thread.join()
-        return float(np.median(self.spent[1:] or self.spent))
+        seen |= take_in(0.1)
+    spent: list[float] = []
+    begin, first, before, core = time.perf_counter(), 0.0, 0, 0.0
+    while True:
+        take_in(0.05 if learn is None else 0.0)
+        if learn is not None:
+            then = time.perf_counter()
+            learn()
+            spent.append(time.perf_counter() - then)
+        now = time.perf_counter()
+        if not first and now - begin > WARM:
+            first, before, core = now, taken, time.process_time()
+            spent.clear()
+        if first and now - first > seconds and (learn is None or len(spent) > 1) and taken > before:
+            break
+    steps = taken - before
+    learned = float(np.median(spent)) if spent else 0.0
+    return Company(steps / (now - first), learned, (time.process_time() - core) / steps)
 
 
 def publication(parts: Parts, repeats: int = 20) -> float:

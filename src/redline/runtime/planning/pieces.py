@@ -25,6 +25,7 @@ from redline.types import Environment, Step, Unroll
 LENGTH = 32  # rounds of one timed collection, at most
 TAIL = 64  # values that stand for how long single rounds take
 QUIET = 0.1  # share of the wall clock below which time without a core is the machine's noise, not a wait
+RARE = 20.0  # times the median that a slow round takes
 SPIN = 0.01  # seconds of a look at how much of a core is to be had
 
 
@@ -106,7 +107,7 @@ class Collecting:
         self.actor.collect(self.unroll, 0, 0)
         self.watch.durations.clear()
         self.actor.clock.update(stepping=0.0, acting=0.0)
-        rounds, wall, core, quiet = 0, 0.0, 0.0, [availability()]
+        rounds, wall, core, quiet, longest = 0, 0.0, 0.0, [availability()], 5 * seconds
         while wall < seconds or rounds < 2 * self.length:
             then, spent = time.perf_counter(), time.process_time()
             while time.perf_counter() - then < 8 * SPIN:
@@ -115,9 +116,16 @@ class Collecting:
             wall += time.perf_counter() - then
             core += time.process_time() - spent
             quiet.append(availability())
-            if wall > 4 * seconds:
+            if wall > 4 * longest:
                 break
+            if self._rare():  # a few slow rounds make the mean: it takes more of them to know it
+                seconds = max(seconds, longest)
         return self._round(rounds, wall, core, max(float(np.mean(quiet)), 0.1))
+
+    def _rare(self) -> bool:
+        """Whether the slowest rounds are far from the others."""
+        durations = self.watch.durations[-4096:]
+        return max(durations) > RARE * float(np.median(durations))
 
     def _round(self, rounds: int, wall: float, core: float, quiet: float) -> Round:
         # Without a core it waited, or somebody else had the core: as often as while this process only wanted one.

@@ -360,12 +360,16 @@ class _Probe:
         workers = min(max(self.cores, 2), envs)
         if workers < 2:
             return costs
-        half, serve = self.round(max(envs // 2, 1)), {}
+        half = self.round(max(envs // 2, 1))
+        serve: dict[str, Curve] = {}
         for runtime in ("threads", "processes"):
             work = crews.server_at_work(self.experiment, runtime, workers, self.budget.crew)
             # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
             both = envs / work.steps_per_second
             beyond = min(both / 2 - half.act - half.record, both - half.alone)
+            if half.step.wait > half.step.core:  # what it waits for says nothing of the server: its core does
+                beyond = work.core * max(envs // 2, 1) - half.step.core - half.act - half.record
+                beyond = serve["threads"].at(1) if runtime == "processes" else beyond
             serve[runtime] = Curve.of([(1, max(beyond, 0.0))])
         return replace(costs, serve=serve)
 
