@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redline.planner.engine import AnyOf, Barrier, Compute, Engine, Get, Lock, Meter, Put, Queue, Sleep, Steps
+from redline.planner.cores import AnyOf, Meter
+from redline.planner.engine import Barrier, Compute, Engine, Get, Lock, Put, Queue, Sleep, Steps
 
 
 def ends(engine: Engine, *works: Compute, until: float = 1e3) -> list[float]:

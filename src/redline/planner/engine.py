@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any, Protocol
 
+from redline.planner.cores import AnyOf, Cores, GPUs, Meter
+
 Answer = Any
 WAITS = object()  # a request's answer that is yet to come
 
@@ -29,42 +31,6 @@ class Request(Protocol):
 Steps = Generator[Request, Answer, Any]
 
 
-class Meter:
-    """How many of a role's copies are busy, integrated over time."""
-
-    __slots__ = ("busy", "seconds", "since")
-
-    def __init__(self) -> None:
-        self.busy = 0  # copies, now
-        self.seconds = 0.0  # copy-seconds until ``since``
-        self.since = 0.0
-
-    def add(self, now: float, change: int) -> None:
-        """So many more (or, below 0, fewer) are busy from ``now`` on."""
-        self.seconds += self.busy * (now - self.since)
-        self.since = now
-        self.busy += change
-
-    def at(self, now: float) -> float:
-        """Copy-seconds until ``now``."""
-        return self.seconds + self.busy * (now - self.since)
-
-
-class AnyOf:
-    """Several processes that a meter counts as one: busy while any of them is."""
-
-    __slots__ = ("busy", "meter")
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter, self.busy = meter, 0
-
-    def add(self, now: float, change: int) -> None:
-        """See ``Meter``."""
-        before, self.busy = self.busy, self.busy + change
-        if not (before and self.busy):
-            self.meter.add(now, change)
-
-
 class Process:
     """A generator under way, and the meter that counts its computing."""
 
@@ -72,97 +38,6 @@ class Process:
 
     def __init__(self, steps: Steps, meter: Meter | AnyOf | None) -> None:
         self.steps, self.meter = steps, meter
-
-
-class Pace:
-    """Computations that are slowed alike: their own virtual time, and the heap of their ends in it."""
-
-    __slots__ = ("drag", "running", "speed", "virtual")
-
-    def __init__(self, drag: float) -> None:
-        self.drag = drag
-        self.speed = 1.0  # 1: as if alone
-        self.virtual = 0.0
-        self.running: list[tuple[float, int, float, Process, float, float]] = []
-
-
-class Cores:
-    """C cores, shared equally: all computations run at one speed, those with a drag of their own slower by that."""
-
-    __slots__ = ("_order", "_paces", "core_seconds", "count", "demand", "drag", "last")
-
-    def __init__(self, count: int, drag: float) -> None:
-        """drag: how many times as long everything takes while the demand is ``count`` or more; in between, linear."""
-        self.count, self.drag = count, drag
-        self.demand = 0.0
-        self.last = self.core_seconds = 0.0
-        self._order = 0
-        self._paces: dict[float, Pace] = {}  # by the drag of their works
-
-    def advance(self, now: float) -> None:
-        """Let time pass."""
-        passed = now - self.last
-        if passed > 0.0:
-            for pace in self._paces.values():
-                pace.virtual += passed * pace.speed
-            self.core_seconds += passed * min(self.demand, self.count)
-            self.last = now
-
-    def _demand(self, change: float) -> None:
-        demand = self.demand + change
-        if not any(pace.running for pace in self._paces.values()):
-            demand = 0.0  # rounding does not add up
-        self.demand = demand
-        speed = 1.0 if demand <= self.count else self.count / demand
-        full = min(max(demand - 1.0, 0.0) / (self.count - 1.0), 1.0) if self.count > 1 else 0.0
-        for pace in self._paces.values():
-            pace.speed = speed / (1.0 + (pace.drag - 1.0) * full)
-
-    def begin(self, now: float, work: Compute, process: Process) -> None:
-        """Start the part of ``work`` that needs cores."""
-        self.advance(now)
-        pace = self._paces.get(work.drag)
-        if pace is None:
-            pace = self._paces[work.drag] = Pace(work.drag * self.drag)
-        self._order += 1
-        end = pace.virtual + work.core / work.width
-        heapq.heappush(pace.running, (end, self._order, work.width, process, work.wait, work.gpu))
-        self._demand(work.width)
-
-    def _first(self) -> tuple[float, Pace | None]:
-        """When the next computation ends, and among whom."""
-        when, first = float("inf"), None
-        for pace in self._paces.values():
-            if pace.running:
-                ends = self.last + max(pace.running[0][0] - pace.virtual, 0.0) / pace.speed
-                if ends < when:
-                    when, first = ends, pace
-        return when, first
-
-    def next(self) -> float:
-        """When the next computation ends, if none begins before; infinity: none runs."""
-        return self._first()[0]
-
-    def finish(self, now: float) -> tuple[Process, float, float]:
-        """The computation that ends ``now``: its process, and its seconds of waiting and of a GPU still to come."""
-        _, pace = self._first()
-        assert pace is not None
-        self.advance(now)
-        end, _, width, process, wait, gpu = heapq.heappop(pace.running)
-        pace.virtual = max(pace.virtual, end)  # rounding: no computation ends early
-        self._demand(-width)
-        return process, wait, gpu
-
-
-class GPUs:
-    """GPUs behind one first-come-first-served queue; each serves one request at a time."""
-
-    __slots__ = ("count", "meter", "waiting")
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.meter = Meter()  # GPUs that are busy
-        self.waiting: deque[tuple[Process, float]] = deque()
 
 
 class Engine:

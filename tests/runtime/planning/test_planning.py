@@ -22,7 +22,7 @@ from redline.runtime.planning import cache, planning, probe
 from redline.runtime.planning.expected import expectation
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import TAIL, tail_of
-from redline.runtime.planning.probe import Budget
+from redline.runtime.planning.together import Budget
 from redline.runtime.planning.trial import try_out
 from redline.types import Expected, RunError, UserError
 from tests.runtime.planning.costs import MACHINE, costs_for

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from redline.architectures.model import held, lag_bound
 from redline.planner.arrangements.pacer import Pacer
 from redline.planner.arrangements.world import Collector, World
-from redline.planner.engine import AnyOf, Compute, Get, Queue, Steps
+from redline.planner.cores import AnyOf
+from redline.planner.engine import Compute, Get, Queue, Steps
 
 
 @dataclass

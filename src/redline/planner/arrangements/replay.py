@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from redline.planner.arrangements.world import Collector, World
-from redline.planner.engine import AnyOf, Get, Queue, Steps
+from redline.planner.cores import AnyOf
+from redline.planner.engine import Get, Queue, Steps
 
 
 class Store:

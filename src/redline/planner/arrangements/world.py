@@ -9,8 +9,9 @@ from itertools import repeat
 import numpy as np
 
 from redline.architectures.model import Architecture
+from redline.planner.cores import AnyOf, Meter
 from redline.planner.costs import Work, Workload
-from redline.planner.engine import AnyOf, Compute, Engine, Get, Meter, Queue, Steps
+from redline.planner.engine import Compute, Engine, Get, Queue, Steps
 
 BLOCK = 2**16  # single pieces drawn together
 MANY = (

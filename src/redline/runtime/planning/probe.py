@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,24 +27,15 @@ from redline.runtime.plan import usable_cores
 from redline.runtime.planning import crews, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
+from redline.runtime.planning.together import Budget, drag_of, with_servers
 from redline.runtime.planning.trial import soon
-from redline.runtime.pool import Pool, one_thread_each
+from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.reducers import Rows, SharedReducer
 
 Say = Callable[[str], None]
 MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
 LARGE = 2**18  # bytes of an observation from which the largest passes are left out
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Seconds for each kind of measurement."""
-
-    round: float = 0.6
-    learn: float = 1.5
-    network: float = 3.0
-    crew: float = 1.2
 
 
 def probe(experiment: Experiment, say: Say = lambda _: None, budget: Budget | None = None) -> Costs:
@@ -108,7 +98,7 @@ class _Probe:
             act, train = self._network()
             self.say("roles side by side")
             between = self._between(learn[self.place][1])
-            drag = self._drag(learn, unroll)
+            drag = drag_of(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
             if quiet < 0.9:
@@ -146,7 +136,7 @@ class _Probe:
                 spread=0.1 if self.notes else 0.0,
                 notes=tuple(self.notes),
             )
-            return self._with_server(costs) if not self.replays else costs
+            return with_servers(self, costs) if not self.replays else costs
         finally:
             for room in self.rooms.values():
                 room.close()
@@ -297,81 +287,6 @@ class _Probe:
             "accel_async": 6 * once + MEET,
             "gorila": 4 * once + MEET,
         }
-
-    def _drag(self, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, float]:
-        """How much longer things take in company: of ``cores`` actors, and of actors beside a learner."""
-        if self.cores == 1:
-            return {}
-        experiment, seconds, envs = self.experiment, self.budget.crew, self.experiment.sampler.num_envs
-        drag: dict[str, float] = {}
-
-        def batch() -> None:
-            unroll() if self.replays else self.parts.algorithm.update(self.parts.learner, unroll, 0.0)
-
-        if envs >= self.cores and not self.replays:
-            drag["shards"] = self._shards()
-        for runtime in ("threads", "processes"):
-            actors = min(self.cores - 1, envs)
-            work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
-            drag[f"{runtime} actor"] = self._slower(actors, work.steps_per_second)
-            drag[f"{runtime} learner"] = work.learned / learn[self.place][1]
-            if envs >= self.cores:
-                work = crews.actors_at_work(experiment, runtime, self.cores, seconds)
-                drag[runtime] = self._slower(self.cores, work.steps_per_second)
-            if self.round(1).step.wait > self.round(1).step.core and envs > 2 * self.cores:
-                drag[f"{runtime} crowd"] = self._crowd(runtime, envs, seconds)
-        return {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
-
-    def _crowd(self, runtime: str, copies: int, seconds: float) -> float:
-        """How much longer the core's part of a round takes for many actors that mostly wait, over the cores it has."""
-        work = crews.actors_at_work(self.experiment, runtime, copies, seconds)
-        one = self.round(1)
-        core = one.step.core + one.act + one.record
-        period = copies / work.steps_per_second
-        fair = max(one.step.wait + core, core * copies / self.cores)  # were nobody in anybody's way
-        return 1.0 + max(period - fair, 0.0) / (core * max(copies / self.cores, 1.0))
-
-    def _shards(self) -> float:
-        """How much longer actors take that collect on threads of one loop, side by side."""
-        count = max(self.experiment.sampler.num_envs // self.cores, 1)
-        others = [Collecting(self.parts, count) for _ in range(self.cores - 1)]
-        pool = Pool(self.cores)
-        try:
-            every = [self.room(count), *others]
-            length = every[0].length
-            for each in every:
-                each.collect(length)
-            together = fastest_half(lambda: pool([partial(e.collect, length) for e in every]), 0.5)
-            alone = fastest_half(lambda: every[0].collect(length), 0.5)
-            return together / alone
-        finally:
-            pool.close()
-            for each in others:
-                each.close()
-
-    def _slower(self, actors: int, steps_per_second: float) -> float:
-        """What ``actors`` reached together, as a multiple of the seconds that each takes alone."""
-        envs = self.experiment.sampler.num_envs
-        return envs / max(steps_per_second, 1e-9) / self.round(max(envs // actors, 1)).alone
-
-    def _with_server(self, costs: Costs) -> Costs:
-        """Inference servers at work: what a batch costs beyond the pass."""
-        envs = self.experiment.sampler.num_envs
-        workers = min(max(self.cores, 2), envs)
-        if workers < 2:
-            return costs
-        half = self.round(max(envs // 2, 1))
-        serve: dict[str, Curve] = {}
-        for runtime in ("threads", "processes"):
-            work = crews.server_at_work(self.experiment, runtime, workers, self.budget.crew)
-            # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
-            both = envs / work.steps_per_second
-            beyond = min(both / 2 - half.act - half.record, both - half.alone)
-            if half.step.wait > half.step.core:  # what it waits for says nothing of the server: its core does
-                beyond = work.core * max(envs // 2, 1) - half.step.core - half.act - half.record
-                beyond = serve["threads"].at(1) if runtime == "processes" else beyond
-            serve[runtime] = Curve.of([(1, max(beyond, 0.0))])
-        return replace(costs, serve=serve)
 
 
 def _width(unroll: Any) -> int:

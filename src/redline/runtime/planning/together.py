@@ -1,0 +1,124 @@
+"""Roles side by side, as multiples of what each takes alone: actors beside a learner, in crowds, around a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from redline.planner.costs import Curve
+from redline.planner.measured import Costs
+from redline.runtime.experiment import Experiment
+from redline.runtime.parts import Parts
+from redline.runtime.planning import crews
+from redline.runtime.planning.pieces import Collecting, Round, fastest_half
+from redline.runtime.pool import Pool
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds for each kind of measurement."""
+
+    round: float = 0.6
+    learn: float = 1.5
+    network: float = 3.0
+    crew: float = 1.2
+
+
+class Bench(Protocol):
+    """A probe: what is measured, how long, and what is known of single rounds."""
+
+    experiment: Experiment
+    budget: Budget
+    cores: int
+    parts: Parts
+    place: str
+    replays: bool
+
+    def round(self, count: int) -> Round:
+        """A round of so many environments on one thread."""
+
+    def room(self, count: int) -> Collecting:
+        """A real actor with so many environments."""
+
+
+def drag_of(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, float]:
+    """How much longer things take in company: of ``cores`` actors, and of actors beside a learner."""
+    if bench.cores == 1:
+        return {}
+    experiment, seconds, envs = bench.experiment, bench.budget.crew, bench.experiment.sampler.num_envs
+    drag: dict[str, float] = {}
+
+    def batch() -> None:
+        unroll() if bench.replays else bench.parts.algorithm.update(bench.parts.learner, unroll, 0.0)
+
+    if envs >= bench.cores and not bench.replays:
+        drag["shards"] = _shards(bench)
+    for runtime in ("threads", "processes"):
+        actors = min(bench.cores - 1, envs)
+        work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
+        drag[f"{runtime} actor"] = _slower(bench, actors, work.steps_per_second)
+        drag[f"{runtime} learner"] = work.learned / learn[bench.place][1]
+        if envs >= bench.cores:
+            work = crews.actors_at_work(experiment, runtime, bench.cores, seconds)
+            drag[runtime] = _slower(bench, bench.cores, work.steps_per_second)
+        if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
+            drag[f"{runtime} crowd"] = _crowd(bench, runtime, envs, seconds)
+    return {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
+
+
+def _crowd(bench: Bench, runtime: str, copies: int, seconds: float) -> float:
+    """How much longer the core's part of a round takes for many actors that mostly wait, over the cores it has."""
+    work = crews.actors_at_work(bench.experiment, runtime, copies, seconds)
+    one = bench.round(1)
+    core = one.step.core + one.act + one.record
+    period = copies / work.steps_per_second
+    fair = max(one.step.wait + core, core * copies / bench.cores)  # were nobody in anybody's way
+    return 1.0 + max(period - fair, 0.0) / (core * max(copies / bench.cores, 1.0))
+
+
+def _shards(bench: Bench) -> float:
+    """How much longer actors take that collect on threads of one loop, side by side."""
+    count = max(bench.experiment.sampler.num_envs // bench.cores, 1)
+    others = [Collecting(bench.parts, count) for _ in range(bench.cores - 1)]
+    pool = Pool(bench.cores)
+    try:
+        every = [bench.room(count), *others]
+        length = every[0].length
+        for each in every:
+            each.collect(length)
+        together = fastest_half(lambda: pool([partial(e.collect, length) for e in every]), 0.5)
+        alone = fastest_half(lambda: every[0].collect(length), 0.5)
+        return together / alone
+    finally:
+        pool.close()
+        for each in others:
+            each.close()
+
+
+def _slower(bench: Bench, actors: int, steps_per_second: float) -> float:
+    """What ``actors`` reached together, as a multiple of the seconds that each takes alone."""
+    envs = bench.experiment.sampler.num_envs
+    return envs / max(steps_per_second, 1e-9) / bench.round(max(envs // actors, 1)).alone
+
+
+def with_servers(bench: Bench, costs: Costs) -> Costs:
+    """Inference servers at work: what a batch costs beyond the pass."""
+    envs = bench.experiment.sampler.num_envs
+    workers = min(max(bench.cores, 2), envs)
+    if workers < 2:
+        return costs
+    half = bench.round(max(envs // 2, 1))
+    serve: dict[str, Curve] = {}
+    for runtime in ("threads", "processes"):
+        work = crews.server_at_work(bench.experiment, runtime, workers, bench.budget.crew)
+        # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
+        both = envs / work.steps_per_second
+        beyond = min(both / 2 - half.act - half.record, both - half.alone)
+        if half.step.wait > half.step.core:  # what it waits for says nothing of the server: its core does
+            beyond = work.core * max(envs // 2, 1) - half.step.core - half.act - half.record
+            beyond = serve["threads"].at(1) if runtime == "processes" else beyond
+        serve[runtime] = Curve.of([(1, max(beyond, 0.0))])
+    return replace(costs, serve=serve)
