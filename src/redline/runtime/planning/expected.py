@@ -54,4 +54,7 @@ def expectation(experiment: Experiment) -> Prediction | None:
     option = option_of(experiment)
     if option.learn_on not in costs.learn or (option.act_on not in costs.act):
         return None
-    return predict(option, costs, machine)
+    try:
+        return predict(option, costs, machine)
+    except (KeyError, ValueError):  # an arrangement that the model knows nothing of: the run goes on without
+        return None
