@@ -109,7 +109,7 @@ def with_gpu(costs: Costs, gpu: GPU) -> Costs:
     """
     costs = without_gpu(costs)
     flops = costs.flops or 2.0 * costs.parameters
-    kernels = costs.kernels or KERNELS
+    kernels = max(costs.kernels, KERNELS)  # on a CPU some are fused that a GPU is given one by one
     rates = speeds(gpu)
     launch = kernels * gpu.launch
 

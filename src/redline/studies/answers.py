@@ -10,6 +10,7 @@ from typing import Any
 
 from redline import api
 from redline.planner.costs import Curve
+from redline.planner.explaining.explain import brought
 from redline.planner.options import Plan
 from redline.planner.profiles import published, with_gpu
 from redline.studies.result import Options, Result
@@ -37,7 +38,7 @@ def crossover(options: Options) -> Result:
         measured = plan.machine.gpus is not None
         for name, curves in (("act", costs.act), ("learn", costs.train)):
             cpu = curves[next(place for place in costs.learn if place.startswith("cpu"))]
-            gpu = curves[next(place for place in curves if place.startswith("cuda"))]
+            gpu = brought(curves[next(place for place in curves if place.startswith("cuda"))], costs)
             points |= _per_sample(f"{name}, {label}", cpu, gpu, measured=measured)
             batch = _crossing(cpu, gpu)
             rows.append(

@@ -124,9 +124,10 @@ def plot(result: Result, path: Path) -> bool:
         (line,) = axes.plot(grid, np.median(each, 0), label=label)
         axes.fill_between(grid, each.min(0), each.max(0), alpha=0.15, color=line.get_color(), linewidth=0)
     axes.set(xlabel="agent steps", ylabel="return (mean of 100 episodes)")
+    pairs = 2 if any("theory" in label for label in result.points) else 1  # measured and theory in one colour
     for place, (label, (x, y)) in enumerate(result.points.items()):
         style: dict[str, Any] = {"linestyle": "--"} if "theory" in label else {"marker": "o"}
-        axes.plot(x, y, label=label, color=f"C{place // 2}", **style)
+        axes.plot(x, y, label=label, color=f"C{place // pairs}", **style)
     if result.points:
         values = [value for _, y in result.points.values() for value in y if value > 0]
         wide = max(values) > 30 * min(values)  # then a linear scale would show the largest alone

@@ -173,7 +173,7 @@ def crossover(costs: Costs, machine: Machine, name: str, batch: int) -> Crossove
     """From which batch on a GPU is faster. ``name``: ``act`` or ``train``, a field of ``costs``."""
     places: dict[str, Curve] = getattr(costs, name)
     on_cpu = {place: curve for place, curve in places.items() if place.startswith("cpu ")}
-    on_gpu = {place: _brought(curve, costs) for place, curve in places.items() if place.startswith("cuda ")}
+    on_gpu = {place: brought(curve, costs) for place, curve in places.items() if place.startswith("cuda ")}
     cpu_place = min(on_cpu, key=lambda place: on_cpu[place].at(batch))
     cpu = on_cpu[cpu_place].at(batch)
     if not on_gpu:
@@ -194,7 +194,7 @@ def crossover(costs: Costs, machine: Machine, name: str, batch: int) -> Crossove
     )
 
 
-def _brought(curve: Curve, costs: Costs) -> Curve:
+def brought(curve: Curve, costs: Costs) -> Curve:
     """A GPU's curve with bringing the observations there."""
     if costs.transfer is None:
         return curve
