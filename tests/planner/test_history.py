@@ -16,6 +16,7 @@ def row(name: str, what: str) -> Row:
     return next(row for row in TABLES[name][1]() if row.what == what)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_predicted_figures_are_within_the_stated_error(name: str) -> None:
     rows = TABLES[name][1]()

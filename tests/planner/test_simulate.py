@@ -362,6 +362,7 @@ def test_a_standstill_is_an_error() -> None:
         quick(SEED.sized(5, capacity=0, take=2), SERVED)
 
 
+@pytest.mark.slow
 def test_ten_thousand_actors_are_no_different() -> None:
     load = replace(LOAD, cores=10_000, step=Work(core=30e-3, tail=EXPONENTIAL), act=Work(core=10e-3))
     found = simulate(APEX.sized(10_000), replace(load, samples=512), seconds=2.0, warm=0.5, most=None)
