@@ -26,7 +26,7 @@ from redline.planner.choose import choose, rank, speed_of
 from redline.planner.options import Ranked
 from redline.runs.provenance import provenance
 from redline.runtime.planning.candidates import Search, configure, options
-from redline.runtime.planning.planning import _to_try, costs_of
+from redline.runtime.planning.planning import costs_of, to_try
 from redline.runtime.planning.trial import try_out
 from redline.types import RunError, UserError
 
@@ -59,7 +59,7 @@ def measure(name: str, seconds: float, count: int, fresh: bool) -> list[dict[str
     search = Search(experiment, spec, costs, costs.machine, only)
     found, _ = options(search)
     ranked = rank(found, costs, costs.machine, search.unroll, every=True)
-    would = set(_to_try(ranked))  # what the planner itself would try
+    would = set(to_try(ranked))  # what the planner itself would try
     chosen = sorted({*would, *_spread(len(ranked), max(count - len(would), 0))})
     rows, tried = [], {}
     for index in chosen:

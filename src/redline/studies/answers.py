@@ -95,8 +95,8 @@ def parallelise(options: Options) -> Result:
 
 
 def _row(label: str, here: Plan, there: Plan, rates: list[float]) -> dict[str, Any]:
-    where = api.explain(here).where
-    bounds = api.explain(here).amdahl
+    explained = api.explain(here)
+    where, bounds = explained.where, explained.amdahl
     return {
         "task": label,
         "stepping": f"{where.shares.get('stepping', 0.0):.0%}",

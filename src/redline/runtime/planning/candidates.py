@@ -167,12 +167,8 @@ def _numbers(most: int, *also: int, among: Iterable[int] = ()) -> list[int]:
 
 
 def _runtimes(search: Search) -> list[str]:
-    outside = search.spec.frame_stack > 1 or search.experiment.environment.backend in OUTSIDE
-    outside = outside or search.spec.name.startswith("CartPole")
     asked = search.experiment.parallel.runtime
-    if asked in ("threads", "processes"):
-        return [asked]
-    return ["threads", "processes"] if outside or search.waits() else ["processes", "threads"]
+    return [asked] if asked in ("threads", "processes") else ["threads", "processes"]
 
 
 def _cpu(search: Search) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from redline import environments
-from redline.planner.choose import choose, predict, rank, speed_of
+from redline.planner.choose import choose, rank, speed_of
 from redline.planner.costs import Machine
 from redline.planner.machines import WhatIf, carried_over
 from redline.planner.measured import Costs
-from redline.planner.options import Option, Plan, Ranked
+from redline.planner.options import Plan, Ranked
 from redline.runtime.experiment import Experiment
 from redline.runtime.planning import cache
 from redline.runtime.planning.candidates import Search, configure, options
@@ -98,7 +98,7 @@ def make_plan(
 def _verified(experiment: Experiment, ranked: list[Ranked], say: Say) -> list[Ranked]:
     """The most promising plans with what they did when they were run."""
     done = list(ranked)
-    for index in _to_try(ranked):
+    for index in to_try(ranked):
         say(f"trying {ranked[index].option.name}")
         try:
             measured = try_out(configure(experiment, ranked[index].option), SECONDS)
@@ -109,7 +109,7 @@ def _verified(experiment: Experiment, ranked: list[Ranked], say: Say) -> list[Ra
     return sorted(done, key=lambda each: (each.measured is None, -speed_of(each)))
 
 
-def _to_try(ranked: list[Ranked]) -> list[int]:
+def to_try(ranked: list[Ranked]) -> list[int]:
     """The best of each architecture and runtime first, ``TRIED`` of them, and the best single loop."""
     seen: dict[tuple[str, str], int] = {}
     for index, each in enumerate(ranked):
@@ -125,8 +125,3 @@ def _chosen_first(plan: Plan) -> Plan:
     chosen = plan.best
     rest = [each for index, each in enumerate(plan.ranked) if index != plan.chosen]
     return replace(plan, ranked=[chosen, *rest], chosen=0)
-
-
-def predicted(option: Option, costs: Costs, machine: Machine) -> Ranked:
-    """One option alone."""
-    return Ranked(option, predict(option, costs, machine))

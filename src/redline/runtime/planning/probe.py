@@ -55,7 +55,7 @@ def alone(experiment: Experiment, threads: int = 1) -> Experiment:
 
 
 def counts_of(envs: int, cores: int) -> list[int]:
-    """Environments of one thread that plans may have: from a share of half as many to four times as many."""
+    """Environments of one thread that plans may have: from half a core's share to twice the recipe's."""
     return sorted({max(envs // (2 * cores), 1), max(envs // cores, 1), envs, 2 * envs})
 
 
@@ -124,7 +124,7 @@ class _Probe:
                 train=train,
                 learn=learn,
                 estimate=self._estimate(learn[self.place][1]),
-                hand={"threads": self._hand(unroll), "processes": self._hand(unroll)},
+                hand=dict.fromkeys(("threads", "processes"), self._hand(unroll)),
                 publish=crews.publication(parts),
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
                 drag=drag,
