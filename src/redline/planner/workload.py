@@ -137,9 +137,8 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     learn = learning(option, costs)
     ratio = option.ratio
     replays = option.architecture == "apex"
-    if (
-        replays and ratio is not None
-    ):  # what a loop spends beside its pieces, this learner spends on each update
+    if replays and ratio is not None:
+        # What a loop spends beside its pieces, this learner spends on each update.
         learn = replace(learn, core=learn.core + costs.between * costs.batch / (ratio * costs.envs))
     return Workload(
         cores=machine.cores,
