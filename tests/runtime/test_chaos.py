@@ -59,7 +59,8 @@ def kill_roles(victim: Victim, system: str, chance: random.Random) -> int:
             plan.remove(role)
             victim.kill_newborn(above, born, chance.uniform(0.0, 2.0))
             killed += 1
-        if plan and chance.random() < 0.25:
+        # An evaluator's successor, which is not counted, is not to be taken for an actor's.
+        if plan and role != "evaluator" and chance.random() < 0.25:
             continue  # the next dies before this one's successor is at work
         victim.goes_on(everyone)
     return killed
