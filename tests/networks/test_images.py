@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redline.networks import images
+from redline.networks import blocks, images
 from redline.networks.images import ImpalaCNN, NatureCNN
 
 
@@ -57,11 +57,11 @@ def test_blocks_of_pixels_are_where_the_weights_expect_them() -> None:
     """The re-ordered convolution against the plain one, whatever the path a size takes."""
     convolution = nn.Conv2d(3, 5, 8, 4)
     x = pictures(2, 3, 24, 32)
-    assert images._in_blocks_of_four(convolution, x)
+    assert blocks.fit(convolution, x)
     wanted = nn.functional.conv2d(x.float() / 255, convolution.weight, convolution.bias, 4)
     torch.testing.assert_close(images._first_convolution(x, convolution), wanted, atol=1e-5, rtol=1e-4)
-    assert not images._in_blocks_of_four(convolution, pictures(2, 3, 25, 32))
-    assert not images._in_blocks_of_four(convolution, x.float())
+    assert not blocks.fit(convolution, pictures(2, 3, 25, 32))
+    assert not blocks.fit(convolution, x.float())
 
 
 def test_slices_and_permuted_images_are_taken() -> None:

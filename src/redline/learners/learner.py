@@ -23,6 +23,7 @@ from redline.learners.exchange import Alone, Exchange
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing
 from redline.learners.rewards import RewardTransform
+from redline.networks.packed import watch
 from redline.types import Interruption, Loss, Metrics
 
 Part = Callable[[], Any]  # makes the batch of one shard
@@ -73,6 +74,7 @@ class Learner:
         feed_forward = not any(isinstance(module, nn.RNNBase) for module in acting.modules())
         self.graphs = self.device.type == "cuda" and config.cuda_graphs and feed_forward
         self.acting: nn.Module = GraphedActing(acting) if self.graphs else acting
+        self._watching = watch(acting)
         self.target: nn.Module | None = None
         self._target = self.compute
         self.generator = torch.Generator().manual_seed(
@@ -147,6 +149,11 @@ class Learner:
         self.flat.copy_(weights)
         if self.compute is not self.flat:
             self.compute.copy_(self.flat)
+        self._changed()
+
+    def _changed(self) -> None:
+        for part in self._watching:
+            part.changed()
 
     def adopt_target(self, weights: Tensor) -> None:
         """Make the target network's parameters ``weights`` f32[P]."""
@@ -195,6 +202,7 @@ class Learner:
         norm = self._gather([gradients for gradients, _, _ in done])
         self.loss = done[0][2] if len(done) == 1 else sum(total for _, _, total in done)
         metrics = self.exchange.step(self, norm, _merge([metrics for _, metrics, _ in done], shares))
+        self._changed()
         self.version += 1
         return metrics
 
@@ -274,6 +282,7 @@ class Learner:
         """Go back to a state that ``state`` gave (any device; other shard counts round sums apart)."""
         self.flat.copy_(state["weights"])
         self.compute.copy_(self.flat)
+        self._changed()
         for name, buffer in self.network.named_buffers():
             buffer.copy_(state["buffers"][name])
         _load_optimizers(self._optimizers, state["optimizers"])

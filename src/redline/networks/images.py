@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from redline.networks import blocks
 from redline.networks.layers import compute_dtype, init_dense
-
-PIXEL = 1 / 255
+from redline.networks.packed import Packed
 
 
 class NatureCNN(nn.Module):
@@ -38,8 +38,15 @@ class NatureCNN(nn.Module):
         self.dense = nn.Linear(self.features, self.units) if dense else None
         self.features = self.units if dense else self.features
         _init(self, orthogonal)
+        layers = (self.first, self.second, self.third, self.dense)
+        self.layers = tuple(layer for layer in layers if layer is not None)
+        self.packed = Packed()
 
     def forward(self, x: Tensor) -> Tensor:
+        found = None if torch.is_grad_enabled() else self.packed.features(self.layers, x, self._forward)
+        return self._forward(x) if found is None else found
+
+    def _forward(self, x: Tensor) -> Tensor:
         h = _first_convolution(x, self.first).relu_()
         h = self.second(h).relu_()
         h = self.third(h).relu_()
@@ -114,43 +121,10 @@ def _flatten(h: Tensor) -> Tensor:
 
 def _first_convolution(x: Tensor, convolution: nn.Conv2d) -> Tensor:
     """The convolution of x / 255, x u8[N, C, H, W], without ever making x / 255."""
-    weight = convolution.weight * PIXEL
     dtype = compute_dtype(convolution.weight)
-    if x.device.type == "cpu" and _in_blocks_of_four(convolution, x):
+    if x.device.type == "cpu" and blocks.fit(convolution, x):
         return functional.conv2d(
-            _blocks(x).to(dtype).permute(0, 3, 1, 2), _block_weight(weight), convolution.bias
+            blocks.pixels(x, dtype), blocks.weights(convolution.weight), convolution.bias
         )
-    pixels = x.to(dtype, memory_format=torch.channels_last)
+    pixels, weight = x.to(dtype, memory_format=torch.channels_last), convolution.weight * blocks.PIXEL
     return functional.conv2d(pixels, weight, convolution.bias, convolution.stride, convolution.padding)
-
-
-def _in_blocks_of_four(convolution: nn.Conv2d, x: Tensor) -> bool:
-    kernel = convolution.kernel_size[0]
-    return (
-        x.dtype == torch.uint8
-        and convolution.stride == (4, 4)
-        and kernel % 4 == 0
-        and x.shape[2] % 4 == 0
-        and x.shape[3] % 4 == 0
-    )
-
-
-def _blocks(x: Tensor) -> Tensor:
-    """u8[N, C, H, W] -> u8[N, H/4, W/4, 16 C]: each 4 x 4 block of pixels becomes channels (c, row, column).
-
-    A stride-4 convolution of few channels is then a stride-1 one of many, which processors do much faster. Four
-    neighbouring pixels of a row move as one 32-bit word.
-    """
-    count, channels, height, width = x.shape
-    words = x.contiguous().view(torch.int32).view(count, channels, height // 4, 4, width // 4)
-    # Whole rows first, then a plain transposition: a third of the time of one general permutation.
-    rows = words.transpose(1, 2).reshape(-1, channels * 4, width // 4)
-    moved = rows.transpose(1, 2).contiguous()
-    return moved.view(torch.uint8).view(count, height // 4, width // 4, 16 * channels)
-
-
-def _block_weight(weight: Tensor) -> Tensor:
-    """[O, C, K, K] -> [O, 16 C, K/4, K/4] for ``_blocks``, channels last."""
-    out, channels, kernel, _ = weight.shape
-    cells = weight.reshape(out, channels, kernel // 4, 4, kernel // 4, 4).permute(0, 2, 4, 1, 3, 5)
-    return cells.reshape(out, kernel // 4, kernel // 4, 16 * channels).permute(0, 3, 1, 2)

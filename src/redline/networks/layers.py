@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from redline.networks.packed import Widened
 from redline.networks.tanh import PolicyValue, tanh_layers
 
 
@@ -92,6 +93,7 @@ class Head(nn.Linear):
     def __init__(self, inputs: int, outputs: int, gain: float | None) -> None:
         super().__init__(inputs, outputs)
         init_dense(self.weight.data, self.bias.data, gain)
+        self.widened = Widened()
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
@@ -99,7 +101,9 @@ class Head(nn.Linear):
                 return self.forward(x)
         if x.dtype == self.weight.dtype == torch.float32:
             return functional.linear(x, self.weight, self.bias)
-        return functional.linear(x.float(), self.weight.float(), self.bias.float())
+        if torch.is_grad_enabled():
+            return functional.linear(x.float(), self.weight.float(), self.bias.float())
+        return functional.linear(x.float(), *self.widened.of(self.weight, self.bias))
 
 
 def init_dense(weight: Tensor, bias: Tensor, gain: float | None) -> None:

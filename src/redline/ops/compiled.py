@@ -64,6 +64,20 @@ def categorical_sample(
 
 
 @jit
+def blocks_of_four(images: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
+    """u8[N, C, H, W] -> ``out`` [N, H/4, W/4, 16 C] by ``table`` [256]: each 4 x 4 block's pixels as (c, row, column)."""
+    count, channels, height, width = images.shape
+    for n in range(count):
+        for y in range(height // 4):
+            for x in range(width // 4):
+                for c in range(channels):
+                    for row in range(4):
+                        for column in range(4):
+                            pixel = images[n, c, 4 * y + row, 4 * x + column]
+                            out[n, y, x, 16 * c + 4 * row + column] = table[pixel]
+
+
+@jit
 def _log_softmax(row: np.ndarray, out: np.ndarray) -> None:
     """``out`` f32[A] = log softmax of ``row`` f32[A]."""
     top = row[0]

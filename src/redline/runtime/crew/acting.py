@@ -14,6 +14,7 @@ from redline import environments
 from redline.actors import Actor
 from redline.actors.priorities import FirstPriorities
 from redline.learners.flat import flatten_parameters, twin
+from redline.networks.packed import watch
 from redline.runtime.crew.board import Board
 from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.crew.slots import Slots
@@ -34,7 +35,15 @@ class ActingNetwork:
         if experiment.learner.precision == "bf16":
             flat = flat.to(torch.bfloat16)
         self.module: nn.Module = twin(network, flat, trainable=False)
-        self.views: list[np.ndarray] = byte_views(flat, self.module)
+        self._views: list[np.ndarray] = byte_views(flat, self.module)
+        self._watching = watch(self.module)
+
+    def read(self, weights: WeightStore) -> int:
+        """Take the newest weights; returns their version."""
+        version = weights.read(self._views)
+        for part in self._watching:
+            part.changed()
+        return version
 
 
 @dataclass
@@ -66,7 +75,7 @@ class ActorJob:
                 if number == REQUEST:
                     port.answer(self._answer(actor, priorities, *port.request()))
                     continue
-                version = self.weights.read(network.views)
+                version = network.read(self.weights)
                 unroll = self.slots.unrolls[number]
                 actor.collect(
                     unroll, self.board.steps, version, lambda: self.board.stopping or port.orphaned()

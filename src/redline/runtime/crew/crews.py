@@ -103,7 +103,7 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
     sizes = shares_of(experiment.sampler.num_envs, copies)
     first = [0, *itertools.accumulate(sizes)][:copies]
     length: int = experiment.parallel.slot or experiment.algorithm.unroll  # type: ignore[union-attr]
-    spare = max(1, (usable_cores() - 1) // copies)
+    spare = max(1, usable_cores() // copies)
     slots = [
         Slots(
             unroll_forms(parts.algorithm, learner.acting, parts.spec, length, size),

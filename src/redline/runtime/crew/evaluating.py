@@ -35,7 +35,7 @@ class EvaluatorJob:
         returns = self.returns.arrays["returns"]
         while True:
             number = port.get()
-            self.weights.read(network.views)
+            network.read(self.weights)
             episodes = evaluate(self.experiment, algorithm, network.module, len(returns), self.seed)
             returns[:] = [episode.episode_return for episode in episodes]
             port.put(number)

@@ -180,7 +180,7 @@ def _refresh(weights: WeightStore, network: ActingNetwork) -> Callable[[], int]:
     def refresh() -> int:
         nonlocal version
         if weights.version != version:
-            version = weights.read(network.views)
+            version = network.read(weights)
         return version
 
     return refresh
