@@ -37,15 +37,29 @@ class Task:
     frames_per_step: int = 1
 
 
+PONG_PPO = (
+    "sampler.num_envs=16",
+    "algorithm.minibatches=8",
+    "algorithm.epochs=3",
+    "algorithm.clip=0.2",
+    "learner.learning_rate=5e-4",
+    "learner.anneal=false",
+    "run.stop_at_return=18",
+)
 TASKS = {
     "cartpole-ppo": Task("CartPole-v1", "ppo", 50_000, ("run.stop_at_return=475",)),
     "halfcheetah-ppo": Task("HalfCheetah-v5", "ppo", 1_000_000),
     "hopper-ppo": Task("Hopper-v5", "ppo", 1_000_000),
     "recall-lstm": Task("redline/Recall-v0", "ppo_lstm", 100_000),
     "recall-feed-forward": Task("redline/Recall-v0", "ppo", 100_000),
-    "pong-ppo": Task("ALE/Pong-v5", "ppo", 1_500_000, ("learner.learning_rate=5e-4",), 4),
-    "pong-ppo-fp32": Task(
-        "ALE/Pong-v5", "ppo", 1_500_000, ("learner.learning_rate=5e-4", "learner.precision=fp32"), 4
+    "pong-ppo": Task("ALE/Pong-v5", "ppo", 4_000_000, PONG_PPO, 4),
+    "pong-ppo-fp32": Task("ALE/Pong-v5", "ppo", 4_000_000, (*PONG_PPO, "learner.precision=fp32"), 4),
+    "pong-impala": Task(
+        "ALE/Pong-v5",
+        "impala",
+        6_000_000,
+        ("parallel.runtime=threads", "learner.anneal=false", "run.stop_at_return=18"),
+        4,
     ),
     "pong-dqn": Task("ALE/Pong-v5", "dqn", 1_000_000, (), 4),
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from redline.environments.workers.spawning import leave_if_imported
 from redline.planner.choose import predict
 from redline.planner.costs import Machine
 from redline.planner.explaining.explain import Explanation
@@ -237,6 +238,7 @@ def _run(
     observer: Observer,
     restored: dict[str, Any] | None,
 ) -> Run:
+    leave_if_imported()
     locked: list[RunFolder] = []
 
     def open_folder(parts: Parts) -> RunFolder:

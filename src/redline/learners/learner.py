@@ -23,7 +23,7 @@ from redline.learners.exchange import Alone, Exchange
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing
 from redline.learners.rewards import RewardTransform
-from redline.networks.packed import watch
+from redline.networks.packed import Prepared, watch
 from redline.types import Interruption, Loss, Metrics
 
 Part = Callable[[], Any]  # makes the batch of one shard
@@ -74,7 +74,7 @@ class Learner:
         feed_forward = not any(isinstance(module, nn.RNNBase) for module in acting.modules())
         self.graphs = self.device.type == "cuda" and config.cuda_graphs and feed_forward
         self.acting: nn.Module = GraphedActing(acting) if self.graphs else acting
-        self._watching = watch(acting)
+        self._watching, self._watching_target = watch(acting), watch(nn.Module())
         self.target: nn.Module | None = None
         self._target = self.compute
         self.generator = torch.Generator().manual_seed(
@@ -133,6 +133,7 @@ class Learner:
         """Keep a target network: ``target``, changed only by ``copy_target``."""
         self._target = self.compute.clone()
         self.target = twin(self.network, self._target, trainable=False, share_buffers=False)
+        self._watching_target = watch(self.target)
 
     def copy_target(self) -> None:
         """Make the target network's parameters equal the online ones, bit for bit."""
@@ -141,6 +142,7 @@ class Learner:
         if self.exchange.refresh_target(self):
             return
         self._target.copy_(self.compute)
+        _tell(self._watching_target)
         for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
             mine.copy_(theirs)
 
@@ -149,16 +151,13 @@ class Learner:
         self.flat.copy_(weights)
         if self.compute is not self.flat:
             self.compute.copy_(self.flat)
-        self._changed()
-
-    def _changed(self) -> None:
-        for part in self._watching:
-            part.changed()
+        _tell(self._watching)
 
     def adopt_target(self, weights: Tensor) -> None:
         """Make the target network's parameters ``weights`` f32[P]."""
         assert self.target is not None, "make_target comes first"
         self._target.copy_(weights)
+        _tell(self._watching_target)
 
     def split(self, index: Tensor) -> list[Tensor]:
         """Cut sample indices i64[N] into one piece per shard (none empty)."""
@@ -202,7 +201,7 @@ class Learner:
         norm = self._gather([gradients for gradients, _, _ in done])
         self.loss = done[0][2] if len(done) == 1 else sum(total for _, _, total in done)
         metrics = self.exchange.step(self, norm, _merge([metrics for _, metrics, _ in done], shares))
-        self._changed()
+        _tell(self._watching)
         self.version += 1
         return metrics
 
@@ -282,7 +281,7 @@ class Learner:
         """Go back to a state that ``state`` gave (any device; other shard counts round sums apart)."""
         self.flat.copy_(state["weights"])
         self.compute.copy_(self.flat)
-        self._changed()
+        _tell(self._watching)
         for name, buffer in self.network.named_buffers():
             buffer.copy_(state["buffers"][name])
         _load_optimizers(self._optimizers, state["optimizers"])
@@ -291,9 +290,16 @@ class Learner:
         self.version = int(state["version"])
         if self.target is not None:
             self._target.copy_(state["target"])
+            _tell(self._watching_target)
             for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
                 mine.copy_(theirs)
             self.target_steps = int(state.get("target_steps", 0))
+
+
+def _tell(watching: Sequence[Prepared]) -> None:
+    """That the weights have changed."""
+    for part in watching:
+        part.changed()
 
 
 def _fused() -> Any:

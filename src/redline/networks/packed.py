@@ -2,8 +2,8 @@
 
 A pass for a handful of observations is bound by what surrounds its arithmetic: each of two dozen operations comes back
 for the interpreter's lock, which other threads hold, and weights are widened or put in order for the matrix units anew
-every time. So operations are joined; and where somebody says when the weights change, they are prepared once, by the
-second pass with the same ones (whoever acts once between two updates would pay and not gain).
+every time. So operations are joined; and where somebody says when the weights change, they are prepared once, if they
+last: whoever acts a few times between two updates would pay and not gain.
 
 The numbers are the layers' own, bit for bit. A processor may have kernels for which that is not so: the first pass of
 each batch size is held to the layers, which go on if it differs.
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from redline.networks import blocks
 
+MANY = 8  # passes with the same weights that are worth preparing them for
 SIDES, ONES = [0, 0], [1, 1]  # padding; dilation, and the stride of the first convolution over blocks
 
 
@@ -28,6 +29,7 @@ class Prepared:
     def __init__(self) -> None:
         self.watched = False  # ``changed`` is called whenever the weights change
         self.passes = 0  # with the present weights
+        self.lasted = 0  # passes with the weights before
         self.kept: Any = None  # made of the present weights
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prepared:
@@ -36,12 +38,14 @@ class Prepared:
 
     def changed(self) -> None:
         """The weights are no longer what they were."""
-        self.passes, self.kept = 0, None
+        self.lasted, self.passes, self.kept = self.passes, 0, None
 
     def counted(self) -> bool:
-        """Count a pass; whether to prepare the weights now."""
+        """Count a pass; whether to prepare the weights now, since they seem to last."""
         self.passes += 1
-        return self.watched and self.kept is None and self.passes >= 2
+        return (
+            self.watched and self.kept is None and self.passes > 1 and max(self.passes, self.lasted) >= MANY
+        )
 
 
 class Widened(Prepared):

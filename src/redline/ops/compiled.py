@@ -65,7 +65,7 @@ def categorical_sample(
 
 @jit
 def blocks_of_four(images: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
-    """u8[N, C, H, W] -> ``out`` [N, H/4, W/4, 16 C] by ``table`` [256]: each 4 x 4 block's pixels as (c, row, column)."""
+    """u8[N, C, H, W] -> ``out`` [N, H/4, W/4, 16 C] by ``table`` [256]: each 4 x 4 block as (c, row, column)."""
     count, channels, height, width = images.shape
     for n in range(count):
         for y in range(height // 4):

@@ -17,6 +17,7 @@ from typing import Any
 from redline.environments.config import EnvironmentConfig
 from redline.environments.workers.memory import SharedMemory
 from redline.environments.workers.process import CONTROL, CRASH, DONE, RESULT, SLOTS, USAGE, Share, main
+from redline.environments.workers.spawning import ADVICE, IMPORTED, Parcel, leave_if_imported
 from redline.types import RunError, Spec, UserError
 
 START_TIMEOUT = 120.0  # seconds for imports, constructors and resets of a worker's environments, at least
@@ -55,6 +56,7 @@ class Link:
 
     def start(self) -> None:
         """Spawn the process; ``answer`` waits until its environments are made."""
+        leave_if_imported()
         context = multiprocessing.get_context("spawn")
         self._doorbell, doorbell = socket.socketpair()
         self._connection, connection = context.Pipe()
@@ -70,7 +72,7 @@ class Link:
             connection,
         )
         self.process = context.Process(
-            target=main, args=(share,), daemon=True, name=f"redline-worker-{self.first}"
+            target=main, args=(Parcel(share),), daemon=True, name=f"redline-worker-{self.first}"
         )
         with child_settings():
             self.process.start()
@@ -146,6 +148,8 @@ class Link:
         if self.process is not None:
             self.process.join(1.0)
             code = self.process.exitcode
+        if code == IMPORTED:
+            raise UserError(ADVICE) from None
         if code is not None and code < 0:
             return f"{where}: the worker was killed by {_signal_name(-code)}"
         return f"{where}: the worker exited with code {code}"

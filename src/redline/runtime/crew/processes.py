@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from redline.environments.workers.link import child_settings
+from redline.environments.workers.spawning import ADVICE, IMPORTED, Parcel, leave_if_imported
 from redline.runtime.crew.bells import Bell
 from redline.runtime.crew.ports import FAILED, NUMBER, REQUEST, ProcessPort, receive, send
 from redline.runtime.crew.threads import Job, work
-from redline.types import RunError
+from redline.types import RunError, UserError
 
 CLOSE_TIMEOUT = 3.0  # seconds for roles to leave by themselves
 PAUSE = 0.25  # seconds before a role is started again; doubles with each failure in a row
@@ -45,13 +46,14 @@ class _Link:
         self.pipe: Any = None
 
     def start(self) -> None:
+        leave_if_imported()
         context = multiprocessing.get_context("spawn")
         self.bell, bell = socket.socketpair()
         self.pipe, pipe = context.Pipe()
         self.partial, self.due = b"", None
         self.process = context.Process(
             target=main,
-            args=(self.job, bell, pipe, os.getpid(), self.torch),
+            args=(Parcel(self.job), bell, pipe, os.getpid(), self.torch),
             daemon=True,
             name=f"redline-{self.job.name}",
         )
@@ -192,6 +194,8 @@ class ProcessCrew:
         link = self._links[role]
         self._selector.unregister(link.bell)
         epitaph = link.end()
+        if epitaph.endswith(f"code {IMPORTED}"):
+            raise UserError(ADVICE)
         link.failures += 1
         self.restarts += 1
         if link.failures > LIMIT:
