@@ -5,12 +5,14 @@ from __future__ import annotations
 import builtins
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import redline
 from redline.runs.metrics import MetricsWriter
 from redline.runs.tensorboard import EventWriter
 from redline.types import RunError, UserError
@@ -152,4 +154,55 @@ def test_weights_and_biases_is_an_extra(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install 'redline\[wandb\]'"):
+        MetricsWriter(tmp_path, wandb=True)
+
+
+class Recorder:
+    """What ``MetricsWriter`` uses of Weights & Biases."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.began: dict[str, Any] = {}
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.finished = 0
+
+    def init(self, **settings: Any) -> Recorder:
+        if self.error is not None:
+            raise self.error
+        self.began = settings
+        return self
+
+    def log(self, numbers: dict[str, float], step: int) -> None:
+        self.logged.append((step, numbers))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_weights_and_biases_gets_config_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Recorder()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    run = redline.train(
+        "CartPole-v1",
+        steps=512,
+        folder=str(tmp_path),
+        name="seen",
+        overrides=["run.wandb=true", "run.log_every=256"],
+    )
+    assert service.began["name"] == service.began["id"] == "seen"
+    assert service.began["dir"] == str(run.path)
+    assert service.began["config"]["environment"]["id"] == "CartPole-v1"
+    assert service.began["config"]["run"]["steps"] == 512
+    assert [step for step, _ in service.logged] == [256, 512]
+    assert "return/mean" in service.logged[-1][1]
+    assert service.finished == 1
+
+
+def test_weights_and_biases_that_does_not_start_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", Recorder(RuntimeError("No API key configured.\nLog in.")))
+    with pytest.raises(
+        UserError, match=r"does not start: No API key configured\. Log in; WANDB_MODE=offline"
+    ):
         MetricsWriter(tmp_path, wandb=True)

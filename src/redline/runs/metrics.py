@@ -35,7 +35,7 @@ class MetricsWriter:
       config: shown by Weights & Biases.
 
     Raises:
-      UserError: ``wandb`` where it is not installed.
+      UserError: ``wandb`` where it is not installed or does not start.
       RunError: the folder cannot be written.
     """
 
@@ -143,11 +143,17 @@ def _start_wandb(folder: Path, config: Mapping[str, Any] | None) -> Any:
         import wandb
     except ImportError:
         raise UserError("Weights & Biases is not installed: pip install 'redline[wandb]'") from None
-    return wandb.init(
-        project="redline",
-        name=folder.name,
-        id=folder.name,
-        resume="allow",
-        dir=str(folder),
-        config=dict(config or {}),
-    )
+    try:
+        return wandb.init(
+            project="redline",
+            name=folder.name,
+            id=folder.name,
+            resume="allow",
+            dir=str(folder),
+            config=dict(config or {}),
+        )
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"Weights & Biases does not start: {text.rstrip('.')}; WANDB_MODE=offline keeps its files here"
+        ) from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,14 @@ class Training:
         self.interrupt = InterruptRequest()
         self.metrics: Metrics = {}
         self.loop = loop
+        self.writer = MetricsWriter(
+            folder.path,
+            tensorboard=self.config.tensorboard,
+            wandb=self.config.wandb,
+            config=json.loads(json.dumps(asdict(parts.experiment), default=str)),
+        )
         beside = self.config.evaluate_every > 0 and parts.experiment.parallel.runtime != "in_process"
         self.evaluator = Evaluator(parts, self.config.seed + EVALUATION_SEED) if beside else None
-        self.writer = MetricsWriter(folder.path, tensorboard=self.config.tensorboard, wandb=self.config.wandb)
         self.exact = True
         self._best_due = False
         if restored is not None:
