@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -323,9 +324,7 @@ def record(
     def film(environment: Environment, _step: Step) -> None:
         picture = environment.render()
         if picture is None:
-            raise RunError(
-                f"{policy.spec.name} draws no pictures (it renders nothing as rgb_array), so it cannot be filmed"
-            )
+            raise RunError(f"{draws_nothing(policy.spec.name)}, so it cannot be filmed")
         pictures.append(_even(picture))
         if len(pictures) == most:
             raise _FilmFull
@@ -337,6 +336,13 @@ def record(
     fps = 60 // policy.spec.action_repeat if family_of(policy.spec.name) == "atari" else 30
     imageio.mimwrite(path, pictures, fps=fps, macro_block_size=1)  # type: ignore[arg-type]
     return path
+
+
+def draws_nothing(name: str) -> str:
+    """That an environment renders nothing as rgb_array, and what may help."""
+    missing = importlib.util.find_spec("pygame") is None
+    hint = " (many environments draw with pygame: pip install 'redline[play]')" if missing else ""
+    return f"{name} draws no pictures{hint}"
 
 
 class _FilmFull(Exception):

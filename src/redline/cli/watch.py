@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from redline.api import Policy
+from redline.api import Policy, draws_nothing
 from redline.cli.figures import number
 from redline.cli.pictures import Nothing, open_screen
 from redline.recipes import family_of
@@ -31,7 +31,7 @@ def play(policy: Policy, episodes: int) -> None:
             time.sleep(max(due - time.monotonic(), 0.0))
         elif shown:
             shown = False
-            screen.tell(f"{policy.spec.name} draws no pictures: returns only")
+            screen.tell(f"{draws_nothing(policy.spec.name)}: returns only")
         for episode in step.episodes:
             told += 1
             screen.tell(
