@@ -1,6 +1,7 @@
 """Is memory flat? Trains for some minutes and follows the memory of every process of the run. One JSON line.
 
     python benchmarks/memory.py [--minutes 30] [--environment CartPole-v1] [--recipe impala] [--set KEY=VALUE ...]
+                                [--folder FOLDER]
 
 Resident (PSS where the kernel tells it, so that shared pages count once) and shared memory are summed over the main
 process and its children every few seconds. *growth* is the last fifth's median less the second fifth's: the first fifth
@@ -66,9 +67,11 @@ def main() -> None:
     parser.add_argument("--environment", default="CartPole-v1")
     parser.add_argument("--recipe", default="impala")
     parser.add_argument("--set", action="append", default=["parallel.runtime=processes"], metavar="A.B=C")
+    parser.add_argument("--folder", help="keep the run in this folder, instead of nowhere")
     options = parser.parse_args()
     settings = [word for each in options.set for word in ("--set", each)]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or scratch
         command = [sys.executable, "-m", "redline", "train", options.environment, "--recipe", options.recipe]
         command += [
             "--steps",
@@ -84,7 +87,8 @@ def main() -> None:
         points = follow(process, options.minutes)
         process.send_signal(signal.SIGINT)
         code = process.wait(60)
-        lines = [json.loads(x) for x in next(Path(folder).glob("*/metrics.jsonl")).read_text().splitlines()]
+        newest = max(Path(folder).glob("*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+        lines = [json.loads(x) for x in newest.read_text().splitlines()]
     fifth = max(len(points) // 5, 1)
 
     def growth(column: int) -> float:
