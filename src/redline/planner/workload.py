@@ -132,7 +132,7 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
     slow = _drag(costs, f"{option.runtime} actor")
     slow = max(slow, _crowd(option, costs, slow))
-    step = spread(round_of(costs, option.environments), costs, (machine.cores - 1) // option.copies)
+    step = spread(round_of(costs, option.environments), costs, machine.cores // option.copies)
     act = acting(option, costs, option.environments)
     learn = learning(option, costs)
     ratio = option.ratio
