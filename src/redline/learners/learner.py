@@ -74,7 +74,7 @@ class Learner:
         feed_forward = not any(isinstance(module, nn.RNNBase) for module in acting.modules())
         self.graphs = self.device.type == "cuda" and config.cuda_graphs and feed_forward
         self.acting: nn.Module = GraphedActing(acting) if self.graphs else acting
-        self._watching, self._watching_target = watch(acting), watch(nn.Module())
+        self._watching, self._watching_target = watch(acting), list[Prepared]()
         self.target: nn.Module | None = None
         self._target = self.compute
         self.generator = torch.Generator().manual_seed(
