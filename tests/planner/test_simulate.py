@@ -228,6 +228,18 @@ def test_an_unroll_is_as_old_as_the_weights_at_its_start(architecture: Architect
     assert found.lag == {"mean": 1.0, "p95": 1.0, "max": 1.0}
 
 
+def test_a_learner_that_is_uneven_leaves_unrolls_waiting_longer() -> None:
+    """Always a little faster than its actor it never keeps one waiting; now and then slower, it does: lag rises."""
+    learn = Work(core=0.8 * UNROLL)
+    even = quick(IMPALA.sized(1, capacity=2), replace(LOAD, learn=learn))
+    assert even.lag["mean"] == pytest.approx(1.0)
+    uneven = quick(
+        IMPALA.sized(1, capacity=2), replace(LOAD, learn=replace(learn, tail=EXPONENTIAL)), seconds=60.0
+    )
+    assert 1.2 < uneven.lag["mean"] <= lag_bound(IMPALA.sized(1, capacity=2))
+    assert uneven.steps_per_second <= even.steps_per_second
+
+
 # Copies that share gradients
 
 

@@ -50,6 +50,8 @@ class Costs:
         default_factory=dict
     )  # architecture -> seconds of sharing one gradient
     drag: dict[str, float] = field(default_factory=dict)  # runtime -> slow-down while every core is busy
+    uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    # ``threads learner``, ... -> how long its batches took beside actors, over their mean
     reset: tuple[float, float] = (0.0, 0.0)  # seconds of a reset: median, 99th percentile
     transfer: Curve | None = None  # seconds to bring bytes to the GPU, against bytes
     spread: float = 0.0  # relative: how far repeated measurements lay apart
@@ -85,6 +87,7 @@ class Costs:
                     for place, each in saved["learn"].items()
                 },
                 "reset": tuple(saved["reset"]),
+                "uneven": {name: tuple(values) for name, values in saved.get("uneven", {}).items()},
                 "notes": tuple(saved["notes"]),
             }
         )

@@ -146,7 +146,11 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         environments=option.environments,
         step=replace(step, drag=slow),
         act=replace(act, drag=slow),
-        learn=replace(learn, drag=_drag(costs, f"{option.runtime} learner")),
+        learn=replace(
+            learn,
+            drag=_drag(costs, f"{option.runtime} learner"),
+            tail=costs.uneven.get(f"{option.runtime} learner", ()),
+        ),
         updates=1.0 if replays else costs.updates,
         hand=Work(costs.hand.get(option.runtime, WAKE)),
         publish=Work(costs.publish),

@@ -18,6 +18,7 @@ from redline.runtime.crew.slots import Gatherer
 from redline.runtime.crew.weights import Publication, WeightStore
 from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.parts import Parts, assemble
+from redline.runtime.planning.pieces import tail_of
 from redline.runtime.serving.muster import muster_server
 
 AHEAD = 8  # slots of an actor beside a learner, so that it need not wait while a batch is learned
@@ -29,7 +30,8 @@ class Company:
     """What roles reached together."""
 
     steps_per_second: float
-    learned: float = 0.0  # seconds of one batch, by the learner beside them
+    learned: float = 0.0  # seconds of one batch, by the learner beside them: the median
+    uneven: tuple[float, ...] = ()  # how long its batches took, over their mean
     core: float = 0.0  # core-seconds of this process for each agent step
 
 
@@ -109,7 +111,7 @@ def _drive(muster: Muster, slots: int, seconds: float, learn: Callable[[], Any] 
             break
     steps = taken - before
     learned = float(np.median(spent)) if spent else 0.0
-    return Company(steps / (now - first), learned, (time.process_time() - core) / steps)
+    return Company(steps / (now - first), learned, tail_of(spent), (time.process_time() - core) / steps)
 
 
 def publication(parts: Parts, repeats: int = 20) -> float:

@@ -27,7 +27,7 @@ from redline.runtime.plan import usable_cores
 from redline.runtime.planning import crews, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
-from redline.runtime.planning.together import Budget, drag_of, with_servers
+from redline.runtime.planning.together import Budget, in_company, with_servers
 from redline.runtime.planning.trial import soon
 from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.reducers import Rows, SharedReducer
@@ -98,7 +98,7 @@ class _Probe:
             act, train = self._network()
             self.say("roles side by side")
             between = self._between(learn[self.place][1])
-            drag = drag_of(self, learn, unroll)
+            drag, uneven = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
             if quiet < 0.9:
@@ -128,6 +128,7 @@ class _Probe:
                 publish=crews.publication(parts),
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
                 drag=drag,
+                uneven=uneven,
                 between=between,
                 threaded=parts.spec.frame_stack > 1,
                 reset=pieces.resets(parts),

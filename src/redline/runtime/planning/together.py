@@ -44,10 +44,13 @@ class Bench(Protocol):
         """A real actor with so many environments."""
 
 
-def drag_of(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, float]:
-    """How much longer things take in company: of ``cores`` actors, and of actors beside a learner."""
+def in_company(
+    bench: Bench, learn: dict[str, dict[int, float]], unroll: Any
+) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
+    """How much longer things take in company, of ``cores`` actors, and of actors beside a learner; and how unevenly."""
+    uneven: dict[str, tuple[float, ...]] = {}
     if bench.cores == 1:
-        return {}
+        return {}, uneven
     experiment, seconds, envs = bench.experiment, bench.budget.crew, bench.experiment.sampler.num_envs
     drag: dict[str, float] = {}
 
@@ -61,12 +64,13 @@ def drag_of(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) -> di
         work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
         drag[f"{runtime} actor"] = _slower(bench, actors, work.steps_per_second)
         drag[f"{runtime} learner"] = work.learned / learn[bench.place][1]
+        uneven[f"{runtime} learner"] = work.uneven
         if envs >= bench.cores:
             work = crews.actors_at_work(experiment, runtime, bench.cores, seconds)
             drag[runtime] = _slower(bench, bench.cores, work.steps_per_second)
         if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
             drag[f"{runtime} crowd"] = _crowd(bench, runtime, envs, seconds)
-    return {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
+    return {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}, uneven
 
 
 def _crowd(bench: Bench, runtime: str, copies: int, seconds: float) -> float:
