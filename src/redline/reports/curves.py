@@ -151,8 +151,11 @@ def areas(
     return _figure(title, note, _legend([(name, colors[name]) for name in parts]), body, False)
 
 
-def bar(shares: Mapping[str, float], colors: Mapping[str, str]) -> str:
-    """One bar cut into shares of its length, with the figures in it where they fit."""
+PADDING, LETTER = 8, 7.5  # pixels, of a cut's text
+
+
+def bar(shares: Mapping[str, float], colors: Mapping[str, str], pixels: int = 900) -> str:
+    """One bar cut into shares of its length, with names and figures in it where they fit into about ``pixels``."""
     total = sum(shares.values())
     if total <= 0:
         return ""
@@ -160,8 +163,9 @@ def bar(shares: Mapping[str, float], colors: Mapping[str, str]) -> str:
     for name, share in shares.items():
         part = share / total
         narrow = ' class="narrow"' if part < 0.25 else ""
-        label = f"<em{narrow}>{escape(name)} </em>" if part >= 0.1 else ""
-        label += f"{part:.0%}" if part >= 0.06 else ""
+        room = part * pixels - 2 * PADDING
+        label = f"<em{narrow}>{escape(name)} </em>" if room >= (len(name) + 5) * LETTER else ""
+        label += f"{part:.0%}" if room >= 4 * LETTER else ""
         cuts.append(
             f'<span class="{colors[name]}" style="width:{part:.2%}" title="{escape(name)} {part:.1%}">{label}</span>'
         )

@@ -29,6 +29,7 @@ PARTS = {
     "estimating": ("estimating returns", "c5"),
     "improving": ("improving the policy", "c1"),
 }
+HALF = 440  # pixels of a bar in one of two columns
 QUESTIONS = {"generate samples": "c2", "estimate return": "c5", "improve the policy": "c1"}
 PLACES = ("c2", "c3", "c1", "c5", "c4", "c6")
 OPTIONS = 12  # rows of the table
@@ -137,8 +138,8 @@ def _where(where: Mapping[str, Any]) -> str:
     note = f"<small>{escape('; '.join(notes))}</small>" if notes else ""
     return (
         f'<figure class="card"><figcaption><b>{short(sum(micros.values()))} µs of work for one agent step</b>{note}'
-        f'</figcaption>{bar(shares, colors)}<div class="legend" style="margin:12px 0">{keys}</div>'
-        f"{bar(where['questions'], QUESTIONS)}</figure>"
+        f'</figcaption>{bar(shares, colors, HALF)}<div class="legend" style="margin:12px 0">{keys}</div>'
+        f"{bar(where['questions'], QUESTIONS, HALF)}</figure>"
     )
 
 
