@@ -62,7 +62,7 @@ def in_company(
     for runtime in ("threads", "processes"):
         actors = min(bench.cores - 1, envs)
         work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
-        drag[f"{runtime} actor"] = _slower(bench, actors, work.steps_per_second)
+        drag[f"{runtime} actor"] = _slower(bench, actors, work.steps_per_second, learners=1)
         drag[f"{runtime} learner"] = work.learned / learn[bench.place][1]
         uneven[f"{runtime} learner"] = work.uneven
         if envs >= bench.cores:
@@ -102,10 +102,14 @@ def _shards(bench: Bench) -> float:
             each.close()
 
 
-def _slower(bench: Bench, actors: int, steps_per_second: float) -> float:
-    """What ``actors`` reached together, as a multiple of the seconds that each takes alone."""
+def _slower(bench: Bench, actors: int, steps_per_second: float, learners: int = 0) -> float:
+    """What ``actors`` reached together, as a multiple of the seconds that each takes with its share of the cores."""
     envs = bench.experiment.sampler.num_envs
-    return envs / max(steps_per_second, 1e-9) / bench.round(max(envs // actors, 1)).alone
+    each = bench.round(max(envs // actors, 1))
+    width = max(bench.cores // actors, 1) if bench.parts.spec.frame_stack > 1 else 1
+    speed = width * min(bench.cores / (actors * width + learners), 1.0)  # cores that step for one actor
+    fair = each.step.core / speed + each.step.wait + each.act + each.record
+    return envs / max(steps_per_second, 1e-9) / fair
 
 
 def with_servers(bench: Bench, costs: Costs) -> Costs:
