@@ -5,7 +5,7 @@
 A case is an environment with a recipe, and perhaps an architecture that it is held to. Of the plans there are, the best
 of each architecture and runtime and a spread of the others are run for some seconds, learning on. Errors are relative,
 of agent steps/s (and, where plans have any, of mean lag). ``chosen`` is what ``redline plan`` would train with after
-trying its best; ``best`` the fastest to learn of all that were run here.
+trying its best; ``best`` the fastest to learn of all that were run here. ``--plans 1000`` runs every plan there is.
 """
 
 from __future__ import annotations
@@ -158,11 +158,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if HERE not in sys.path:
         sys.path.insert(0, HERE)  # worlds.py, for this process and those it starts
     rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
     for name in wanted.cases or CASES:
         rows += measure(name, wanted.seconds, wanted.plans, wanted.fresh)
-    result = {"benchmark": "planner", **summary(rows), "rows": rows, "provenance": provenance()}
-    if wanted.json:
-        Path(wanted.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        result = {"benchmark": "planner", **summary(rows), "rows": rows, "provenance": provenance()}
+        if wanted.json:  # after each case: a round takes long
+            Path(wanted.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 
