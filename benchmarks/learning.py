@@ -52,8 +52,8 @@ TASKS = {
     "hopper-ppo": Task("Hopper-v5", "ppo", 1_000_000),
     "recall-lstm": Task("redline/Recall-v0", "ppo_lstm", 100_000),
     "recall-feed-forward": Task("redline/Recall-v0", "ppo", 100_000),
-    "pong-ppo": Task("ALE/Pong-v5", "ppo", 4_000_000, PONG_PPO, 4),
-    "pong-ppo-fp32": Task("ALE/Pong-v5", "ppo", 4_000_000, (*PONG_PPO, "learner.precision=fp32"), 4),
+    "pong-ppo": Task("ALE/Pong-v5", "ppo", 10_000_000, PONG_PPO, 4),
+    "pong-ppo-fp32": Task("ALE/Pong-v5", "ppo", 10_000_000, (*PONG_PPO, "learner.precision=fp32"), 4),
     "pong-impala": Task(
         "ALE/Pong-v5",
         "impala",
