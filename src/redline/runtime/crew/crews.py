@@ -103,7 +103,9 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
     sizes = shares_of(experiment.sampler.num_envs, copies)
     first = [0, *itertools.accumulate(sizes)][:copies]
     length: int = experiment.parallel.slot or experiment.algorithm.unroll  # type: ignore[union-attr]
-    spare = max(1, usable_cores() // copies)
+    # An emulator's threads take what the learner leaves; worker processes are for cores that nobody else has.
+    cores = usable_cores() if parts.spec.frame_stack > 1 else usable_cores() - 1
+    spare = max(1, cores // copies)
     slots = [
         Slots(
             unroll_forms(parts.algorithm, learner.acting, parts.spec, length, size),
