@@ -58,7 +58,7 @@ def measure(name: str, seconds: float, count: int, fresh: bool) -> list[dict[str
     spec = environments.probe(experiment.environment)
     search = Search(experiment, spec, costs, costs.machine, only)
     found, _ = options(search)
-    ranked = rank(found, costs, costs.machine, search.unroll, every=True)
+    ranked = rank(found, costs, costs.machine, search.unroll, every=True, steps=experiment.run.steps)
     would = set(to_try(ranked))  # what the planner itself would try
     chosen = sorted({*would, *_spread(len(ranked), max(count - len(would), 0))})
     rows, tried = [], {}

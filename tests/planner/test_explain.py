@@ -296,6 +296,13 @@ def test_one_loop_leaves_cores_idle() -> None:
     assert "leaves 3.0 of 4 cores idle" in told[1]
 
 
+def test_the_start_is_part_of_the_time() -> None:
+    plan = sample_plan()
+    plan = replace(plan, ranked=[replace(plan.best, start=60.0 / 100_000), *plan.ranked[1:]])
+    text = "\n".join(lines(plan, explain(plan, predict), steps=100_000))
+    assert "100k agent steps take about 1 min 59 s, 1 min 0 s of it to start." in text
+
+
 def test_lines_are_an_answer_then_a_table_then_refusals() -> None:
     plan = sample_plan()
     told = lines(plan, explain(plan, predict), steps=10_000_000)

@@ -52,6 +52,7 @@ def rank(
     predictor: Predict = predict,
     *,
     every: bool = False,
+    steps: int = 0,
 ) -> list[Ranked]:
     """Options with what is expected of them, the fastest to learn first.
 
@@ -60,6 +61,7 @@ def rank(
         predictor: how options are predicted.
         every: also those whose upper bound says that they cannot be the best. The most promising of each architecture
             and runtime are predicted in any case.
+        steps: agent steps of the run, over which its start is shared out; 0: so many that it does not matter.
     """
     limits = [bound(architecture_of(option), workload(option, costs, machine)) for option in options]
     found: list[Ranked] = []
@@ -70,14 +72,16 @@ def rank(
             continue
         seen.add(kind)
         expected = predictor(option, costs, machine)
-        found.append(Ranked(option, expected, samples_needed(option, expected, costs, unroll)))
+        start = costs.start.get(option.runtime, 0.0) / steps if steps else 0.0
+        samples = samples_needed(option, expected, costs, unroll)
+        found.append(Ranked(option, expected, samples, start=start))
         best = max(best, found[-1].speed)
     return sorted(found, key=lambda each: -each.speed)
 
 
 def speed_of(ranked: Ranked) -> float:
-    """Agent steps/s worth as much as at zero lag: as measured where it was, else as predicted."""
-    return ranked.speed if ranked.measured is None else ranked.measured.steps_per_second / ranked.samples
+    """``Ranked.speed`` as measured where it was, else as predicted."""
+    return ranked.speed if ranked.measured is None else ranked.worth(ranked.measured.steps_per_second)
 
 
 def choose(ranked: Sequence[Ranked]) -> int:

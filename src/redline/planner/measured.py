@@ -52,6 +52,7 @@ class Costs:
     drag: dict[str, float] = field(default_factory=dict)  # runtime -> slow-down while every core is busy
     uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
     # ``threads learner``, ... -> how long its batches took beside actors, over their mean
+    start: dict[str, float] = field(default_factory=dict)  # runtime -> seconds before its roles are at work
     reset: tuple[float, float] = (0.0, 0.0)  # seconds of a reset: median, 99th percentile
     transfer: Curve | None = None  # seconds to bring bytes to the GPU, against bytes
     spread: float = 0.0  # relative: how far repeated measurements lay apart

@@ -70,11 +70,16 @@ class Ranked:
     prediction: Prediction
     samples: float = 1.0  # samples it needs to learn as much as at zero lag (1.1: a tenth more)
     measured: Measured | None = None
+    start: float = 0.0  # seconds before its roles are at work, shared out over the run's agent steps
 
     @property
     def speed(self) -> float:
-        """Agent steps/s worth as much as steps at zero lag: what plans are ranked by."""
-        return self.prediction.steps_per_second / self.samples
+        """Agent steps/s of the whole run, worth as much as steps at zero lag: what plans are ranked by."""
+        return self.worth(self.prediction.steps_per_second)
+
+    def worth(self, rate: float) -> float:
+        """The same of any ``rate`` of agent steps/s, predicted or measured."""
+        return 1.0 / (self.samples / max(rate, 1e-9) + self.start)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from redline import api
-from redline.planner.choose import choose, rank, samples_needed
+from redline.planner.choose import choose, rank, samples_needed, speed_of
 from redline.planner.costs import Prediction
 from redline.planner.explaining.live import beside
 from redline.planner.measured import Costs
@@ -116,6 +116,21 @@ class TestChoice:
             return Prediction(100.0 if option is fast else 90.0, 1.0, {}, 1.0)
 
         assert [each.option for each in rank([slow, fast], costs, MACHINE, 32, predictor)] == [fast, slow]
+
+    def test_what_takes_long_to_start_pays_in_long_runs_only(self) -> None:
+        costs = replace(costs_for(experiment_of()), start={"processes": 2.0, "threads": 0.0})
+        loop, apart = Option("synchronous", "in_process", 1, 8, 32), Option("impala", "processes", 2, 4, 32)
+
+        def predictor(option: Option, *_: Any) -> Prediction:
+            return Prediction(1200.0 if option is apart else 1000.0, 1.0, {}, 1.0)
+
+        for steps, first in ((1_000, loop), (11_000, loop), (13_000, apart), (0, apart)):
+            found = rank([loop, apart], costs, MACHINE, 32, predictor, steps=steps)
+            assert found[0].option is first
+        done = rank([apart], costs, MACHINE, 32, predictor, steps=12_000)[0]
+        assert done.speed == pytest.approx(12_000 / (2.0 + 12_000 / 1200.0))
+        done = replace(done, measured=Measured(600.0, 1.0, 4.0))
+        assert speed_of(done) == pytest.approx(12_000 / (2.0 + 12_000 / 600.0))
 
 
 def test_tails_keep_the_mean_and_the_weight_of_the_slowest() -> None:

@@ -237,9 +237,12 @@ def _time(plan: Plan, explanation: Explanation, steps: int) -> str:
     best = plan.best
     low, high = _interval(best)
     rate = best.measured.steps_per_second if best.measured else best.prediction.steps_per_second
-    text = f"{short(steps)} agent steps take about {duration(steps / max(rate, 1e-9))}"
+    start = best.start * steps
+    text = f"{short(steps)} agent steps take about {duration(start + steps / max(rate, 1e-9))}"
     if best.measured is None and low > 0:
-        text += f" ({duration(steps / high)} to {duration(steps / low)})"
+        text += f" ({duration(start + steps / high)} to {duration(start + steps / low)})"
+    if start >= 0.5:
+        text += f", {duration(start)} of it to start"
     price = explanation.price_per_million
     if price is not None:
         text += f" and cost about {short(price * steps / 1e6)} ({short(price)} for a million)"

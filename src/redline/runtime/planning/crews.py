@@ -33,6 +33,7 @@ class Company:
     learned: float = 0.0  # seconds of one batch, by the learner beside them: the median
     uneven: tuple[float, ...] = ()  # how long its batches took, over their mean
     core: float = 0.0  # core-seconds of this process for each agent step
+    start: float = 0.0  # seconds until everybody was at work
 
 
 def actors_at_work(
@@ -53,9 +54,10 @@ def actors_at_work(
         parts.experiment = replace(parts.experiment, parallel=replace(parts.experiment.parallel, slot=16))
     try:
         slots = 2 if learn is None else AHEAD
+        begin = time.perf_counter()
         muster = muster_actors(parts, slots)
         try:
-            return _drive(muster, slots, seconds, learn)
+            return _drive(muster, slots, seconds, learn, begin)
         finally:
             muster.close()
     finally:
@@ -67,16 +69,19 @@ def server_at_work(experiment: Experiment, runtime: str, workers: int, seconds: 
     parallel = ParallelConfig(architecture="seed", runtime=runtime, copies=workers, queue=0)  # type: ignore[arg-type]
     parts = assemble(replace(experiment, parallel=parallel))
     try:
+        begin = time.perf_counter()
         muster = muster_server(parts, 1)
         try:
-            return _drive(muster, 1, seconds, None)
+            return _drive(muster, 1, seconds, None, begin)
         finally:
             muster.close()
     finally:
         parts.close()
 
 
-def _drive(muster: Muster, slots: int, seconds: float, learn: Callable[[], Any] | None) -> Company:
+def _drive(
+    muster: Muster, slots: int, seconds: float, learn: Callable[[], Any] | None, begun: float
+) -> Company:
     """Hand slots straight back, and learn in between, as a learner does that takes in and learns by turns."""
     roles = range(len(muster.slots))
     for role in roles:
@@ -95,6 +100,7 @@ def _drive(muster: Muster, slots: int, seconds: float, learn: Callable[[], Any] 
     seen: set[int] = set()
     while len(seen) < len(roles):  # everybody is there
         seen |= take_in(0.1)
+    there = time.perf_counter() - begun
     spent: list[float] = []
     begin, first, before, core = time.perf_counter(), 0.0, 0, 0.0
     while True:
@@ -111,7 +117,10 @@ def _drive(muster: Muster, slots: int, seconds: float, learn: Callable[[], Any] 
             break
     steps = taken - before
     learned = float(np.median(spent)) if spent else 0.0
-    return Company(steps / (now - first), learned, tail_of(spent), (time.process_time() - core) / steps)
+    rate, core = steps / (now - first), (time.process_time() - core) / steps
+    shapes = [each.unrolls[0].reward.shape for each in muster.slots]
+    made = sum(int(np.prod(shape)) for shape in shapes) / rate  # seconds of everybody's first slot
+    return Company(rate, learned, tail_of(spent), core, max(there - made, 0.0))
 
 
 def publication(parts: Parts, repeats: int = 20) -> float:

@@ -80,7 +80,7 @@ def make_plan(
     if not found:
         raise UserError(refused[0] if refused else f"no architecture runs {experiment.recipe}")
     say(f"predicting {len(found)} plans")
-    ranked = rank(found, costs, target, search.unroll)
+    ranked = rank(found, costs, target, search.unroll, steps=experiment.run.steps)
     elsewhere = what_if is not None or machine is not None
     if verify and not elsewhere:
         ranked = _verified(experiment, ranked, say)

@@ -98,7 +98,7 @@ class _Probe:
             act, train = self._network()
             self.say("roles side by side")
             between = self._between(learn[self.place][1])
-            drag, uneven = in_company(self, learn, unroll)
+            company = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
             if quiet < 0.9:
@@ -127,8 +127,7 @@ class _Probe:
                 hand=dict.fromkeys(("threads", "processes"), self._hand(unroll)),
                 publish=crews.publication(parts),
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
-                drag=drag,
-                uneven=uneven,
+                **company,
                 between=between,
                 threaded=parts.spec.frame_stack > 1,
                 reset=pieces.resets(parts),

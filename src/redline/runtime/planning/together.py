@@ -44,13 +44,12 @@ class Bench(Protocol):
         """A real actor with so many environments."""
 
 
-def in_company(
-    bench: Bench, learn: dict[str, dict[int, float]], unroll: Any
-) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
-    """How much longer things take in company, of ``cores`` actors, and of actors beside a learner; and how unevenly."""
+def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, Any]:
+    """``drag``, ``uneven`` and ``start`` of ``Costs``: of ``cores`` actors, and of actors beside a learner."""
     uneven: dict[str, tuple[float, ...]] = {}
+    start: dict[str, float] = {}
     if bench.cores == 1:
-        return {}, uneven
+        return {}
     experiment, seconds, envs = bench.experiment, bench.budget.crew, bench.experiment.sampler.num_envs
     drag: dict[str, float] = {}
 
@@ -64,13 +63,14 @@ def in_company(
         work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
         drag[f"{runtime} actor"] = _slower(bench, actors, work.steps_per_second, learners=1)
         drag[f"{runtime} learner"] = work.learned / learn[bench.place][1]
-        uneven[f"{runtime} learner"] = work.uneven
+        uneven[f"{runtime} learner"], start[runtime] = work.uneven, work.start
         if envs >= bench.cores:
             work = crews.actors_at_work(experiment, runtime, bench.cores, seconds)
             drag[runtime] = _slower(bench, bench.cores, work.steps_per_second)
         if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
             drag[f"{runtime} crowd"] = _crowd(bench, runtime, envs, seconds)
-    return {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}, uneven
+    drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
+    return {"drag": drag, "uneven": uneven, "start": start}
 
 
 def _crowd(bench: Bench, runtime: str, copies: int, seconds: float) -> float:
