@@ -61,12 +61,14 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     for runtime in ("threads", "processes"):
         actors = min(bench.cores - 1, envs)
         work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
-        drag[f"{runtime} actor"] = _slower(bench, actors, work.steps_per_second, learners=1)
-        drag[f"{runtime} learner"] = work.learned / learn[bench.place][1]
+        fair = _fair(bench, actors, learners=1)
+        drag[f"{runtime} actor"] = envs / max(work.steps_per_second, 1e-9) / fair.round
+        drag[f"{runtime} learner"] = work.learned / (learn[bench.place][1] * fair.learner)
         uneven[f"{runtime} learner"], start[runtime] = work.uneven, work.start
         if envs >= bench.cores:
             work = crews.actors_at_work(experiment, runtime, bench.cores, seconds)
-            drag[runtime] = _slower(bench, bench.cores, work.steps_per_second)
+            period = envs / max(work.steps_per_second, 1e-9)
+            drag[runtime] = period / _fair(bench, bench.cores).round
         if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
             drag[f"{runtime} crowd"] = _crowd(bench, runtime, envs, seconds)
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
@@ -102,14 +104,22 @@ def _shards(bench: Bench) -> float:
             each.close()
 
 
-def _slower(bench: Bench, actors: int, steps_per_second: float, learners: int = 0) -> float:
-    """What ``actors`` reached together, as a multiple of the seconds that each takes with its share of the cores."""
-    envs = bench.experiment.sampler.num_envs
-    each = bench.round(max(envs // actors, 1))
+@dataclass(frozen=True)
+class Fair:
+    """What roles would take if all they shared were the cores, in equal parts."""
+
+    round: float  # seconds of an actor's
+    learner: float  # of a learner's work, over those alone
+
+
+def _fair(bench: Bench, actors: int, learners: int = 0) -> Fair:
+    """Of ``actors`` that collect for as many environments as the recipe has, beside ``learners``."""
+    each = bench.round(max(bench.experiment.sampler.num_envs // actors, 1))
     width = max(bench.cores // actors, 1) if bench.parts.spec.frame_stack > 1 else 1
-    speed = width * min(bench.cores / (actors * width + learners), 1.0)  # cores that step for one actor
-    fair = each.step.core / speed + each.step.wait + each.act + each.record
-    return envs / max(steps_per_second, 1e-9) / fair
+    crowd = max((actors * width + learners) / bench.cores, 1.0)  # threads to a core while environments step
+    stepping = each.step.core / width * crowd
+    whole = stepping + each.step.wait + each.act + each.record
+    return Fair(whole, 1.0 + (crowd - 1.0) * stepping / whole)
 
 
 def with_servers(bench: Bench, costs: Costs) -> Costs:
