@@ -22,6 +22,7 @@ from redline.runtime.planning import cache, planning, probe
 from redline.runtime.planning.expected import expectation
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import TAIL, tail_of
+from redline.runtime.planning.planning import to_try
 from redline.runtime.planning.together import Budget
 from redline.runtime.planning.trial import try_out
 from redline.types import Expected, RunError, UserError
@@ -116,6 +117,22 @@ class TestChoice:
             return Prediction(100.0 if option is fast else 90.0, 1.0, {}, 1.0)
 
         assert [each.option for each in rank([slow, fast], costs, MACHINE, 32, predictor)] == [fast, slow]
+
+    def test_the_best_of_each_kind_are_tried_and_one_that_is_as_good_as_the_best(self) -> None:
+        kinds = [
+            ("impala", "processes"),
+            ("impala", "processes"),
+            ("impala", "processes"),
+            ("impala", "threads"),
+        ]
+        kinds += [("accel_sync", "processes"), ("seed", "threads"), ("synchronous", "in_process")]
+
+        def ranked(rates: list[float]) -> list[Ranked]:
+            pairs = zip(kinds, rates, strict=True)
+            return [Ranked(Option(*kind, 1, 8, 32), Prediction(rate, 1.0, {}, 1.0)) for kind, rate in pairs]
+
+        assert to_try(ranked([1000, 990, 985, 900, 800, 700, 600])) == [0, 3, 4, 1, 6]
+        assert to_try(ranked([1000, 960, 950, 900, 800, 700, 600])) == [0, 3, 4, 6]
 
     def test_what_takes_long_to_start_pays_in_long_runs_only(self) -> None:
         costs = replace(costs_for(experiment_of()), start={"processes": 2.0, "threads": 0.0})

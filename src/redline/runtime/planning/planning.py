@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from redline import environments
-from redline.planner.choose import choose, rank, speed_of
+from redline.planner.choose import CLOSE, choose, rank, speed_of
 from redline.planner.costs import Machine
 from redline.planner.machines import WhatIf, carried_over
 from redline.planner.measured import Costs
@@ -110,13 +110,18 @@ def _verified(experiment: Experiment, ranked: list[Ranked], say: Say) -> list[Ra
 
 
 def to_try(ranked: list[Ranked]) -> list[int]:
-    """The best of each architecture and runtime first, ``TRIED`` of them, and the best single loop."""
+    """The best of each architecture and runtime, ``TRIED`` of them; a tie of the best one; and the best single loop."""
     seen: dict[tuple[str, str], int] = {}
     for index, each in enumerate(ranked):
         seen.setdefault((each.option.architecture, each.option.runtime), index)
     first = sorted(seen.values())[:TRIED]
     if len(first) < TRIED:  # one architecture alone: its next best sizes
         first += [index for index in range(len(ranked)) if index not in first][: TRIED - len(first)]
+    # Sizes of one arrangement are often predicted alike, and are not.
+    ties = [
+        k for k in range(len(ranked)) if k not in first and ranked[k].speed >= (1 - CLOSE) * ranked[0].speed
+    ]
+    first += ties[:1]
     loop = seen.get(("synchronous", "in_process"))
     return first if loop is None or loop in first else [*first, loop]
 
