@@ -20,6 +20,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_script_without_a_guard_is_told(case: str, tmp_path: Path) -> None:
     recipe, overrides = CASES[case]

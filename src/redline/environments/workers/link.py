@@ -17,7 +17,7 @@ from typing import Any
 from redline.environments.config import EnvironmentConfig
 from redline.environments.workers.memory import SharedMemory
 from redline.environments.workers.process import CONTROL, CRASH, DONE, RESULT, SLOTS, USAGE, Share, main
-from redline.environments.workers.spawning import ADVICE, IMPORTED, Parcel, leave_if_imported
+from redline.environments.workers.spawning import IMPORTED, Parcel, Unguarded, leave_if_imported
 from redline.types import RunError, Spec, UserError
 
 START_TIMEOUT = 120.0  # seconds for imports, constructors and resets of a worker's environments, at least
@@ -149,7 +149,7 @@ class Link:
             self.process.join(1.0)
             code = self.process.exitcode
         if code == IMPORTED:
-            raise UserError(ADVICE) from None
+            raise Unguarded from None
         if code is not None and code < 0:
             return f"{where}: the worker was killed by {_signal_name(-code)}"
         return f"{where}: the worker exited with code {code}"

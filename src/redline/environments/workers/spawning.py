@@ -14,11 +14,20 @@ import tempfile
 from multiprocessing import context, reduction
 from typing import IO, Any
 
+from redline.types import UserError
+
 IMPORTED = 64  # exit code of a child that began to train while it imported the script that its parent runs
 ADVICE = (
     "this script trains whenever it is imported, and worker processes import it: put the call under "
     'if __name__ == "__main__":'
 )
+
+
+class Unguarded(UserError):
+    """A script that would train again in every process it starts."""
+
+    def __init__(self) -> None:
+        super().__init__(ADVICE)
 
 
 class Parcel:

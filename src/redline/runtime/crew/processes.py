@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from redline.environments.workers.link import child_settings
-from redline.environments.workers.spawning import ADVICE, IMPORTED, Parcel, leave_if_imported
+from redline.environments.workers.spawning import IMPORTED, Parcel, Unguarded, leave_if_imported
 from redline.runtime.crew.bells import Bell
 from redline.runtime.crew.ports import FAILED, NUMBER, REQUEST, ProcessPort, receive, send
 from redline.runtime.crew.threads import Job, work
-from redline.types import RunError, UserError
+from redline.types import RunError
 
 CLOSE_TIMEOUT = 3.0  # seconds for roles to leave by themselves
 PAUSE = 0.25  # seconds before a role is started again; doubles with each failure in a row
@@ -195,7 +195,7 @@ class ProcessCrew:
         self._selector.unregister(link.bell)
         epitaph = link.end()
         if epitaph.endswith(f"code {IMPORTED}"):
-            raise UserError(ADVICE)
+            raise Unguarded
         link.failures += 1
         self.restarts += 1
         if link.failures > LIMIT:
