@@ -58,6 +58,7 @@ def test_weights_that_last_are_packed_and_by_the_second_pass_when_they_last_agai
         torso.third.weight.mul_(1.5)
         assert torch.equal(torso(x), before), "nobody said so"
         torso.packed.changed()
+        torso.packed.changed()  # two updates in a row
         for passes in (1, 2, 3):
             assert torch.equal(torso(x), torso._forward(x))
             assert (torso.packed.kept is not None) == (passes > 1)

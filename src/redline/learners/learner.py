@@ -23,7 +23,7 @@ from redline.learners.exchange import Alone, Exchange
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing
 from redline.learners.rewards import RewardTransform
-from redline.networks.packed import Prepared, watch
+from redline.networks.packed import Prepared, tell, watch
 from redline.types import Interruption, Loss, Metrics
 
 Part = Callable[[], Any]  # makes the batch of one shard
@@ -142,7 +142,7 @@ class Learner:
         if self.exchange.refresh_target(self):
             return
         self._target.copy_(self.compute)
-        _tell(self._watching_target)
+        tell(self._watching_target)
         for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
             mine.copy_(theirs)
 
@@ -151,13 +151,13 @@ class Learner:
         self.flat.copy_(weights)
         if self.compute is not self.flat:
             self.compute.copy_(self.flat)
-        _tell(self._watching)
+        tell(self._watching)
 
     def adopt_target(self, weights: Tensor) -> None:
         """Make the target network's parameters ``weights`` f32[P]."""
         assert self.target is not None, "make_target comes first"
         self._target.copy_(weights)
-        _tell(self._watching_target)
+        tell(self._watching_target)
 
     def split(self, index: Tensor) -> list[Tensor]:
         """Cut sample indices i64[N] into one piece per shard (none empty)."""
@@ -201,7 +201,7 @@ class Learner:
         norm = self._gather([gradients for gradients, _, _ in done])
         self.loss = done[0][2] if len(done) == 1 else sum(total for _, _, total in done)
         metrics = self.exchange.step(self, norm, _merge([metrics for _, metrics, _ in done], shares))
-        _tell(self._watching)
+        tell(self._watching)
         self.version += 1
         return metrics
 
@@ -281,7 +281,7 @@ class Learner:
         """Go back to a state that ``state`` gave (any device; other shard counts round sums apart)."""
         self.flat.copy_(state["weights"])
         self.compute.copy_(self.flat)
-        _tell(self._watching)
+        tell(self._watching)
         for name, buffer in self.network.named_buffers():
             buffer.copy_(state["buffers"][name])
         _load_optimizers(self._optimizers, state["optimizers"])
@@ -290,16 +290,10 @@ class Learner:
         self.version = int(state["version"])
         if self.target is not None:
             self._target.copy_(state["target"])
-            _tell(self._watching_target)
+            tell(self._watching_target)
             for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
                 mine.copy_(theirs)
             self.target_steps = int(state.get("target_steps", 0))
-
-
-def _tell(watching: Sequence[Prepared]) -> None:
-    """That the weights have changed."""
-    for part in watching:
-        part.changed()
 
 
 def _fused() -> Any:

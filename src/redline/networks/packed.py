@@ -38,7 +38,8 @@ class Prepared:
 
     def changed(self) -> None:
         """The weights are no longer what they were."""
-        self.lasted, self.passes, self.kept = self.passes, 0, None
+        self.lasted = self.passes or self.lasted  # several updates in a row are one change
+        self.passes, self.kept = 0, None
 
     def counted(self) -> bool:
         """Count a pass; whether to prepare the weights now, since they seem to last."""
@@ -103,6 +104,12 @@ def watch(network: nn.Module) -> list[Prepared]:
     for part in kept:
         part.watched = True
     return kept
+
+
+def tell(watching: Sequence[Prepared]) -> None:
+    """Say to what ``watch`` gave that the weights have changed."""
+    for part in watching:
+        part.changed()
 
 
 def _possible(first: Any, x: Tensor) -> bool:

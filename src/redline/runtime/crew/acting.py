@@ -14,7 +14,7 @@ from redline import environments
 from redline.actors import Actor
 from redline.actors.priorities import FirstPriorities
 from redline.learners.flat import flatten_parameters, twin
-from redline.networks.packed import watch
+from redline.networks.packed import tell, watch
 from redline.runtime.crew.board import Board
 from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.crew.slots import Slots
@@ -41,8 +41,7 @@ class ActingNetwork:
     def read(self, weights: WeightStore) -> int:
         """Take the newest weights; returns their version."""
         version = weights.read(self._views)
-        for part in self._watching:
-            part.changed()
+        tell(self._watching)
         return version
 
 
