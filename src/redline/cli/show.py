@@ -83,7 +83,7 @@ def _stand_in(experiment: Experiment) -> Spec:
     """An environment of the recipe's family; the numbers of an architecture ask for no more than that."""
     atari = experiment.network.torso == "nature"
     space = gymnasium.spaces.Box(0, 255, (4, 84, 84) if atari else (4,))
-    return Spec("", space, gymnasium.spaces.Discrete(2), frame_stack=4 if atari else 1)
+    return Spec("", space, gymnasium.spaces.Discrete(2), frame_stack=4 if atari else 1, threaded=atari)
 
 
 def _algorithms(architecture: Architecture) -> list[str]:

@@ -69,6 +69,7 @@ def describe(config: EnvironmentConfig, registration: EnvSpec) -> Spec:
         action=spaces.Discrete(count),
         action_repeat=atari.action_repeat,
         frame_stack=atari.frame_stack,
+        threaded=True,
         rules=_rules(atari),
     )
 

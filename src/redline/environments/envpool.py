@@ -135,6 +135,7 @@ def describe(config: EnvironmentConfig) -> Spec:
             action=canonical_action(pool.action_space, name),
             action_repeat=1 if atari is None else atari["frame_skip"],
             frame_stack=1 if atari is None else atari["stack_num"],
+            threaded=True,
             rules=tuple(rules),
         )
     finally:

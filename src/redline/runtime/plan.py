@@ -59,7 +59,6 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
         free = cores = max((cores - _servers_at_work(parallel)) // parallel.copies, 1)
     threads = learner.threads or (free if parameters >= LARGE_NETWORK else 1)
     threads = 1 if device != "cpu" else threads
-    atari = spec.frame_stack > 1
     shards, groups = sampler.shards, sampler.groups
     if uses_replay(experiment):
         if shards > 1 or groups > 1:
@@ -68,7 +67,8 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
                 "with one actor; leave them 0 or 1"
             )
         shards, groups = 1, 1
-    shards = shards or (min(cores, sampler.num_envs) if atari and device == "cpu" else 1)
+    beside = spec.threaded and parameters >= LARGE_NETWORK and device == "cpu"
+    shards = shards or (min(cores, sampler.num_envs) if beside else 1)
     overlaps = device != "cpu" or experiment.environment.backend == "workers"
     if parallel.architecture == "seed":
         shards, groups = 1, _served_groups(groups, parallel.copies)
@@ -106,7 +106,7 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
             f"parallel.runtime=in_process: architecture {architecture.name} has roles side by side: "
             "use threads or processes"
         )
-    outside = spec.frame_stack > 1 or experiment.environment.backend in (
+    outside = spec.threaded or experiment.environment.backend in (
         "vector",
         "envpool",
         "atari",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ import pytest
 
 from redline import api
 from redline.planner.choose import choose, rank, samples_needed, speed_of
-from redline.planner.costs import Prediction
+from redline.planner.costs import Prediction, Work
 from redline.planner.explaining.live import beside
 from redline.planner.measured import Costs
 from redline.planner.options import Measured, Option, Ranked
-from redline.runtime.planning import cache, planning, probe
+from redline.runtime.planning import cache, crews, planning, probe
 from redline.runtime.planning.expected import expectation
 from redline.runtime.planning.machine import this_machine
-from redline.runtime.planning.pieces import TAIL, tail_of
+from redline.runtime.planning.pieces import TAIL, Round, tail_of
 from redline.runtime.planning.planning import to_try
-from redline.runtime.planning.together import Budget
+from redline.runtime.planning.together import Budget, fair
 from redline.runtime.planning.trial import try_out
 from redline.types import Expected, RunError, UserError
 from tests.runtime.planning.costs import MACHINE, costs_for
@@ -157,6 +158,37 @@ def test_tails_keep_the_mean_and_the_weight_of_the_slowest() -> None:
     assert np.mean(tail) == pytest.approx(1.0, abs=1e-4)
     assert max(tail) > 10
     assert tail_of(durations[:3]) == ()
+
+
+class TestFairShares:
+    """A round of 8 ms of stepping, 2 of waiting, 3 of acting and 1 of the rest, on two cores."""
+
+    ROUND = Round(Work(0.008, wait=0.002), act=0.003, record=0.001)
+
+    @pytest.mark.parametrize(
+        ("actors", "width", "learners", "wanted", "learner"),
+        [
+            (1, 1, 0, 0.014, 1.0),  # alone
+            (1, 1, 1, 0.014, 1.0),  # a core each
+            (1, 2, 0, 0.010, 1.0),  # both cores step
+            (1, 2, 1, 0.012, 1.25),  # three threads on two cores for half of the round
+            (2, 1, 1, 0.018, 1.0 + 0.5 * 0.012 / 0.018),  # three threads all the time it steps
+        ],
+    )
+    def test_roles_that_share_cores_only(
+        self, actors: int, width: int, learners: int, wanted: float, learner: float
+    ) -> None:
+        found = fair(self.ROUND, 2, actors, width, learners)
+        assert (found.round, found.learner) == pytest.approx((wanted, learner))
+
+
+@pytest.mark.parametrize("runtime", ["threads", "processes"])
+def test_how_long_roles_take_to_start_is_measured(runtime: str) -> None:
+    began = time.perf_counter()
+    found = crews.actors_at_work(experiment_of(), runtime, 1, 0.05)
+    assert found.steps_per_second > 0
+    assert 0 <= found.start < time.perf_counter() - began
+    assert found.start > 0.1 or runtime == "threads"  # a process imports torch
 
 
 class TestBesideTheRun:

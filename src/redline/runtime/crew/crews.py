@@ -104,7 +104,7 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
     first = [0, *itertools.accumulate(sizes)][:copies]
     length: int = experiment.parallel.slot or experiment.algorithm.unroll  # type: ignore[union-attr]
     # An emulator's threads take what the learner leaves; worker processes are for cores that nobody else has.
-    cores = usable_cores() if parts.spec.frame_stack > 1 else usable_cores() - 1
+    cores = usable_cores() if parts.spec.threaded else usable_cores() - 1
     spare = max(1, cores // copies)
     slots = [
         Slots(

@@ -145,7 +145,7 @@ def _loops(search: Search) -> Iterator[Option]:
 
 def _pay(search: Search, envs: int) -> bool:
     """Whether environments in Python step slowly enough for worker processes."""
-    if search.spec.frame_stack > 1 or search.experiment.environment.backend in OUTSIDE or envs < 2:
+    if search.spec.threaded or search.experiment.environment.backend in OUTSIDE or envs < 2:
         return False
     each = max(work.core + work.wait for work in search.costs.step.values())
     return each > 2e-3

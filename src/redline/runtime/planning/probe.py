@@ -129,7 +129,7 @@ class _Probe:
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
                 **company,
                 between=between,
-                threaded=parts.spec.frame_stack > 1,
+                threaded=parts.spec.threaded,
                 reset=pieces.resets(parts),
                 flops=flops,
                 kernels=kernels,

@@ -115,8 +115,13 @@ class Fair:
 def _fair(bench: Bench, actors: int, learners: int = 0) -> Fair:
     """Of ``actors`` that collect for as many environments as the recipe has, beside ``learners``."""
     each = bench.round(max(bench.experiment.sampler.num_envs // actors, 1))
-    width = max(bench.cores // actors, 1) if bench.parts.spec.frame_stack > 1 else 1
-    crowd = max((actors * width + learners) / bench.cores, 1.0)  # threads to a core while environments step
+    width = max(bench.cores // actors, 1) if bench.parts.spec.threaded else 1
+    return fair(each, bench.cores, actors, width, learners)
+
+
+def fair(each: Round, cores: int, actors: int, width: int, learners: int) -> Fair:
+    """Of ``actors`` whose environments step on ``width`` threads and take ``each`` on one, beside ``learners``."""
+    crowd = max((actors * width + learners) / cores, 1.0)  # threads to a core while environments step
     stepping = each.step.core / width * crowd
     whole = stepping + each.step.wait + each.act + each.record
     return Fair(whole, 1.0 + (crowd - 1.0) * stepping / whole)
