@@ -61,7 +61,9 @@ class Spec:
     action_repeat: int = 1  # frames per agent step
     frame_stack: int = 1  # observations are this many single frames on axis 0, newest last (1: no stack)
     action_mask: bool = False  # steps carry a mask of legal actions
-    threaded: bool = False  # steps on threads of its own, as many as it is given, without the interpreter's lock
+    threaded: bool = (
+        False  # steps on threads of its own, as many as it is given, without the interpreter's lock
+    )
     rules: tuple[str, ...] = ()  # one plain sentence each, printed in the run's first lines
 
 

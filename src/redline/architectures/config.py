@@ -18,6 +18,9 @@ class ParallelConfig:
     )
     batch: int = 0  # unrolls learned from at once; 0: one of each actor
     slot: int = 0  # agent steps of each environment that an actor sends to replay at a time; 0: chosen
+    replay: Literal["thread", "process"] = (
+        "thread"  # where the replay lives (apex): in the learner's process, or in one of its own
+    )
     publish_every: int = 1  # updates between publications of weights (replay)
     replay_ratio: float | None = None  # samples learned from per sample collected at most; null: no bound
     hosts: int = 0  # processes that a server's workers share, a thread each (seed); 0: one for each core

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from redline.replay import frames
-from redline.replay.storage import Storage, action_layout
-from redline.types import ReplayBatch, Spec
+from redline.replay.storage import action_layout, mask_length
+from redline.types import ReplayBatch, Spec, tree_map
 
 BUFFERS = 2  # batches that live at once: one being copied to the device while the next is gathered
 
@@ -33,42 +33,50 @@ class Buffer:
         }
 
 
+Form = tuple[tuple[int, ...], str]  # shape and dtype of one array
+
+
+def batch_forms(spec: Spec, size: int) -> dict[str, Any]:
+    """Shapes and dtypes of a batch of ``size`` transitions, by ReplayBatch's names; observations by path."""
+
+    def form(shape: tuple[int, ...], dtype: Any) -> Form:
+        return (size, *shape), np.dtype(dtype).name
+
+    spaces = frames.space_leaves(spec.observation)
+    forms: dict[str, Any] = {
+        name: {path: form(space.shape or (), space.dtype) for path, space in spaces.items()}
+        for name in ("observation", "next_observation")
+    }
+    forms["action"] = form(*action_layout(spec.action))
+    forms |= {name: form((), np.float32) for name in ("reward", "discount", "weight")}
+    forms["index"] = form((), np.int64)
+    if spec.action_mask:
+        forms["next_action_mask"] = form((mask_length(spec),), bool)
+    return forms
+
+
+def buffer_over(tensors: dict[str, Any]) -> Buffer:
+    """A buffer of tensors that are there already, of ``batch_forms``."""
+    arrays = tree_map(Tensor.numpy, tensors)
+    whole = {name: frames.tree_of(leaf) if isinstance(leaf, dict) else leaf for name, leaf in tensors.items()}
+    return Buffer(ReplayBatch(**whole), arrays)
+
+
 class Buffers:
     """``BUFFERS`` of them that take turns."""
 
-    def __init__(self, spec: Spec, storage: Storage, *, pin_memory: bool) -> None:
-        """storage: one of those that will be drawn from."""
+    def __init__(self, spec: Spec, *, pin_memory: bool) -> None:
         self._spec, self._pin = spec, pin_memory
-        self._mask = None if storage.mask is None else storage.mask.shape[2:]
         self._buffers: list[Buffer] = []
 
     def next(self, batch_size: int) -> Buffer:
         """The buffer whose batch was handed out longest ago."""
         if not self._buffers or len(self._buffers[0].batch.index) != batch_size:
-            self._buffers = [self._make(batch_size) for _ in range(BUFFERS)]
+            forms = batch_forms(self._spec, batch_size)
+            self._buffers = [buffer_over(tree_map(self._empty, forms)) for _ in range(BUFFERS)]
         self._buffers.append(self._buffers.pop(0))
         return self._buffers[-1]
 
-    def _make(self, batch_size: int) -> Buffer:
-        def empty(shape: tuple[int, ...], dtype: Any) -> Tensor:
-            kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            return torch.empty((batch_size, *shape), dtype=kind, pin_memory=self._pin)
-
-        spaces = frames.space_leaves(self._spec.observation)
-        observation, following = (
-            {path: empty(space.shape or (), space.dtype) for path, space in spaces.items()} for _ in range(2)
-        )
-        fields: dict[str, Tensor] = {
-            "action": empty(*action_layout(self._spec.action)),
-            **{name: empty((), np.float32) for name in ("reward", "discount", "weight")},
-            "index": empty((), np.int64),
-        }
-        if self._mask is not None:
-            fields["next_action_mask"] = empty(self._mask, bool)
-        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in fields.items()}
-        arrays["observation"] = {path: tensor.numpy() for path, tensor in observation.items()}
-        arrays["next_observation"] = {path: tensor.numpy() for path, tensor in following.items()}
-        batch = ReplayBatch(
-            observation=frames.tree_of(observation), next_observation=frames.tree_of(following), **fields
-        )
-        return Buffer(batch, arrays)
+    def _empty(self, form: Form) -> Tensor:
+        kind = torch.from_numpy(np.empty(0, form[1])).dtype
+        return torch.empty(form[0], dtype=kind, pin_memory=self._pin)

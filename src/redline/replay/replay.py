@@ -41,7 +41,7 @@ class Replay:
         )
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._envs = np.arange(num_envs)
-        self._buffers = Buffers(spec, self.storage, pin_memory=pin_memory)
+        self._buffers = Buffers(spec, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""

@@ -64,7 +64,7 @@ class ShardedReplay:
             for index, size in enumerate(sizes)
         ]
         self._rng = np.random.Generator(np.random.PCG64(seed))
-        self._buffers = Buffers(spec, self.shards[0].storage, pin_memory=pin_memory)
+        self._buffers = Buffers(spec, pin_memory=pin_memory)
         self._versions = [np.zeros(shard.storage.slots, np.int64) for shard in self.shards]
         self.evicted = 0  # transitions that ``evict`` let go of
 
@@ -89,8 +89,11 @@ class ShardedReplay:
         self._versions[shard][rows[-storage.slots :] % storage.slots] = version
         self.shards[shard].extend(block)
 
-    def sample(self, batch_size: int, beta: float = 0.4) -> ReplayBatch:
-        """Draw ``batch_size`` transitions of all shards, with replacement; see ``Replay.sample``."""
+    def sample(self, batch_size: int, beta: float = 0.4, into: Buffer | None = None) -> ReplayBatch:
+        """Draw ``batch_size`` transitions of all shards, with replacement; see ``Replay.sample``.
+
+        into: memory for the batch; None: the replay's own, which takes turns.
+        """
         if batch_size < 1:
             raise UserError(f"batch of {batch_size} from replay: it must be at least 1")
         if batch_size > self.config.capacity:
@@ -99,7 +102,7 @@ class ShardedReplay:
             )
         if len(self) == 0:
             raise UserError("replay is empty: add at least n_step + 1 steps before drawing")
-        buffer = self._buffers.next(batch_size)
+        buffer = into or self._buffers.next(batch_size)
         if self.config.prioritized:
             self._draw_prioritized(buffer, batch_size, beta)
         else:

@@ -94,6 +94,11 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
     """Copies, queue and runtime, chosen where left open; refuses what cannot work, with the reason."""
     parallel = experiment.parallel
     architecture = find(parallel.architecture)
+    if parallel.replay == "process" and architecture.name != "apex":
+        raise UserError(
+            f"parallel.replay=process: in architecture {architecture.name} the replay is no role of its own; "
+            "use parallel.architecture=apex, or leave it thread"
+        )
     if parallel.architecture == "synchronous":
         if parallel.runtime not in ("auto", "in_process"):
             raise UserError(
@@ -135,6 +140,12 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
         raise UserError(
             f"parallel.batch={parallel.batch}: in lock-step a server waits for all {copies} workers, so a batch is one "
             "unroll of each; leave it 0, or set parallel.queue=1"
+        )
+    if parallel.replay == "process" and (runtime != "processes" or parallel.queue == 0):
+        wrong = f"runtime={runtime}" if runtime != "processes" else "queue=0"
+        raise UserError(
+            f"parallel.replay=process with parallel.{wrong}: a replay apart needs parallel.runtime=processes and "
+            "parallel.queue=1"
         )
     return replace(parallel, slot=_slot(experiment, parallel))
 

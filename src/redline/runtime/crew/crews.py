@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from redline.runtime.crew.acting import ActorJob
 from redline.runtime.crew.board import CLOCK, Board
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.slots import Slots
-from redline.runtime.crew.threads import Crew, ThreadCrew
+from redline.runtime.crew.threads import Crew, Job, ThreadCrew
 from redline.runtime.crew.weights import Publication, WeightStore
 from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.parts import Parts, shares_of
@@ -93,8 +93,10 @@ def sends_priorities(experiment: Experiment) -> bool:
     return bool(uses_replay(experiment) and replay and replay.prioritized and experiment.parallel.queue)
 
 
-def muster_actors(parts: Parts, slots_each: int) -> Muster:
-    """Start the experiment's actors, each with ``slots_each`` slots."""
+def muster_actors(
+    parts: Parts, slots_each: int, others: Callable[[Sequence[Slots]], Sequence[Job]] = lambda _: ()
+) -> Muster:
+    """Start the experiment's actors, each with ``slots_each`` slots. ``others`` makes the crew's last roles."""
     experiment, learner = parts.experiment, parts.learner
     copies = experiment.parallel.copies
     shared = experiment.parallel.runtime == "processes"
@@ -117,7 +119,7 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
         for size in sizes
     ]
     weights.publish(Publication(learner).views(), learner.version)
-    jobs = [
+    jobs: list[Job] = [
         ActorJob(
             f"actor-{role}",
             role,
@@ -132,5 +134,6 @@ def muster_actors(parts: Parts, slots_each: int) -> Muster:
         )
         for role in range(copies)
     ]
+    jobs += others(slots)
     crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
     return Muster(crew, slots, weights, board, first)

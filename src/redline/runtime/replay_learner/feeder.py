@@ -1,51 +1,114 @@
-"""Between slots and batches: the replay with what the learner tells it. Used by one thread at a time."""
+"""Between slots and batches: the replay with what the learner tells it. Used by one thread at a time.
+
+``Feeder`` keeps the replay itself; ``apart.Distant`` speaks to one that has a process of its own.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from redline.replay.buffers import Buffer
 from redline.replay.shards import EVICT_EVERY, ShardedReplay
 from redline.replay.storage import Block
-from redline.runtime.crew.crews import Muster
-from redline.runtime.parts import Parts
-from redline.types import ReplayBatch, Tree, tree_map
+from redline.runtime.crew.slots import Slots
+from redline.runtime.experiment import Experiment
+from redline.types import ReplayBatch, Spec, Tree, tree_map
 
 RECENT = 50  # batches over which lag is reported
+
+
+class Lags:
+    """How old what was drawn is: updates between the weights that acted and those that learn, sample by sample."""
+
+    def __init__(self) -> None:
+        self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
+
+    def add(self, lags: np.ndarray) -> None:
+        """Those i64[N] of a batch."""
+        self._recent.append(lags)
+
+    def state(self) -> np.ndarray | None:
+        """Those of the newest batches i64[batches, N], oldest first; None before the first."""
+        return np.stack(list(self._recent)) if self._recent else None
+
+    def load_state(self, lags: np.ndarray | None) -> None:
+        """Put back what ``state`` gave."""
+        self._recent.clear()
+        self._recent.extend(lags if lags is not None else ())
+
+    def metrics(self) -> dict[str, float]:
+        """Mean, 95th percentile and largest of the newest batches."""
+        if not self._recent:
+            return {}
+        lags = np.concatenate(list(self._recent))
+        return {
+            "mean": float(lags.mean()),
+            "p95": float(np.percentile(lags, 95)),
+            "max": float(lags.max()),
+        }
 
 
 class Feeder:
     """Puts slots into the actors' shards, draws batches, takes priorities back, and knows how old what it drew is."""
 
-    def __init__(self, parts: Parts, muster: Muster, *, soft: bool) -> None:
-        experiment = parts.experiment
+    ahead = False  # whether batches are drawn before they are asked for
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        spec: Spec,
+        slots: Sequence[Slots],
+        *,
+        soft: bool,
+        pin_memory: bool = False,
+    ) -> None:
         assert experiment.replay is not None
-        self.config, self.batch = experiment.replay, int(parts.algorithm.config.batch)
+        self.config, self.batch = experiment.replay, int(experiment.algorithm.batch)  # type: ignore[union-attr]
         self.replay = ShardedReplay(
-            parts.spec,
+            spec,
             experiment.replay,
-            [slots.unrolls[0].action.shape[1] for slots in muster.slots],
+            [each.unrolls[0].action.shape[1] for each in slots],
             gamma=experiment.algorithm.gamma,
             seed=experiment.run.seed,
             soft=soft,
-            pin_memory=parts.learner.device.type == "cuda",
+            pin_memory=pin_memory,
         )
-        self._clip = parts.learner.config.reward == "clip"
-        self._muster = muster
-        self._blocks: dict[tuple[int, int], Block] = {}
-        self._lags: deque[np.ndarray] = deque(maxlen=RECENT)
+        self.lags = Lags()
         self.seconds = 0.0
+        self._clip = experiment.learner.reward == "clip"
+        self._slots = slots
+        self._blocks: dict[tuple[int, int], Block] = {}
+        self._freed: list[tuple[int, int]] = []
         self._updates = 0
 
+    @property
+    def size(self) -> int:
+        """Transitions that can be drawn."""
+        return len(self.replay)
+
+    def ready(self, fraction: float) -> bool:
+        """Whether there is something to draw, when ``fraction`` of the run is done."""
+        return len(self.replay) > 0
+
+    def hear(self, number: int) -> None:
+        """What a replay elsewhere says: there is none."""
+
+    def freed(self) -> list[tuple[int, int]]:
+        """(actor, slot) of those copied since the last call."""
+        freed, self._freed = self._freed, []
+        return freed
+
     def add(self, actor: int, slot: int) -> int:
-        """Copy a full slot into its actor's shard; returns agent steps. The slot is free afterwards."""
+        """Copy a full slot into its actor's shard; returns agent steps. ``freed`` tells when the slot is free."""
         begin = time.perf_counter()
-        slots = self._muster.slots[actor]
+        slots = self._slots[actor]
         if (actor, slot) not in self._blocks:
             self._blocks[actor, slot] = _block(slots.unrolls[slot], slots.priority(slot))
         block = self._blocks[actor, slot]
@@ -54,6 +117,7 @@ class Feeder:
         version = slots.unrolls[slot].policy_version
         assert version is not None
         self.replay.extend(actor, block, int(version[0, 0]))
+        self._freed.append((actor, slot))
         self.seconds += time.perf_counter() - begin
         return int(block.reward.size)
 
@@ -61,9 +125,17 @@ class Feeder:
         """A batch, when ``fraction`` of the run is done and the learner's weights are ``version``."""
         begin = time.perf_counter()
         batch = self.replay.sample(self.batch, self.config.beta_at(fraction))
-        self._lags.append(version - self.replay.versions(batch.index.numpy()))
+        self.lags.add(version - self.replay.versions(batch.index.numpy()))
         self.seconds += time.perf_counter() - begin
         return batch
+
+    def draw_into(self, buffer: Buffer, beta: float) -> np.ndarray:
+        """Draw a batch into ``buffer``; returns the versions i64[N] of the weights that acted."""
+        begin = time.perf_counter()
+        batch = self.replay.sample(self.batch, beta, into=buffer)
+        versions = self.replay.versions(batch.index.numpy())
+        self.seconds += time.perf_counter() - begin
+        return versions
 
     def learned(self, index: Tensor, errors: np.ndarray) -> None:
         """An update measured TD errors f32[N] of transitions i64[N]; now and then the excess is let go of."""
@@ -75,25 +147,24 @@ class Feeder:
             self.replay.evict()
         self.seconds += time.perf_counter() - begin
 
-    def lags(self) -> np.ndarray | None:
-        """Lag of every sample of the newest batches i64[batches, N], oldest first; None before the first."""
-        return np.stack(list(self._lags)) if self._lags else None
+    def break_episodes(self, actor: int) -> None:
+        """An actor's environments were started afresh."""
+        if self.replay.shards[actor].storage.head:
+            self.replay.break_episodes(actor)
 
-    def load_lags(self, lags: np.ndarray | None) -> None:
-        """Put back what ``lags`` gave."""
-        self._lags.clear()
-        self._lags.extend(lags if lags is not None else ())
+    def revived(self) -> None:
+        """A replay elsewhere was started anew: there is none."""
 
-    def lag(self) -> dict[str, float]:
-        """Updates between the weights that acted and those that learn, per sample of the newest batches."""
-        if not self._lags:
-            return {}
-        lags = np.concatenate(list(self._lags))
-        return {
-            "mean": float(lags.mean()),
-            "p95": float(np.percentile(lags, 95)),
-            "max": float(lags.max()),
-        }
+    def state(self) -> Any:
+        """The replay's, for a checkpoint."""
+        return self.replay.state()
+
+    def load_state(self, state: Any) -> None:
+        """Go back to a state that ``state`` gave."""
+        self.replay.load_state(state)
+
+    def close(self) -> None:
+        """Nothing is shared."""
 
 
 def _block(unroll: Any, priority: np.ndarray | None) -> Block:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 
 from redline.runtime.crew.crews import Muster
+from redline.runtime.replay_learner.apart import Distant
 from redline.runtime.replay_learner.feeder import Feeder
 from redline.runtime.replay_learner.pace import Pace
 from redline.types import Episode
@@ -21,7 +22,7 @@ class Intake:
     is raised by ``check``.
     """
 
-    def __init__(self, muster: Muster, feeder: Feeder, pace: Pace, slots_each: int) -> None:
+    def __init__(self, muster: Muster, feeder: Feeder | Distant, pace: Pace, slots_each: int) -> None:
         self.muster, self.feeder, self.pace = muster, feeder, pace
         self.lock = threading.RLock()
         self.came = threading.Condition(self.lock)  # told when steps have come
@@ -40,28 +41,37 @@ class Intake:
         came."""
         arrived = self.muster.crew.wait(timeout)
         revived = self.muster.crew.revived()
+        actors = len(self.muster.slots)
+        full = [(role, number) for role, number in sorted(arrived) if role < actors]
         with self.came:
-            for actor, slot in sorted(arrived):
+            for actor, slot in full:
                 self._out.discard((actor, slot))
-                self._idle.append((actor, slot))
                 self.episodes += self.muster.episodes([(actor, slot)])
                 count = self.feeder.add(actor, slot)
                 self.total += count
                 self.pace.came(self.total, count)
-            for actor in revived:  # all that the dead had announced is among those that arrived
-                self._reclaim(actor)
+            for role, number in arrived:
+                if role == actors:
+                    self.feeder.hear(number)
+            for role in revived:  # all that the dead had announced is among those that arrived
+                self._reclaim(role)
+            self._idle += self.feeder.freed()
             self.muster.board.steps = self.total
+            if full:
+                self.waited.append(len(full))
             if arrived:
-                self.waited.append(len(arrived))
                 self.came.notify_all()
-        return len(arrived)
+        return len(full)
 
-    def _reclaim(self, actor: int) -> None:
-        """An actor was started anew: its episodes begin anew, and what it had not finished is handed out again."""
-        if self.feeder.replay.shards[actor].storage.head:
-            self.feeder.replay.break_episodes(actor)
-        lost = sorted(key for key in self._out if key[0] == actor)
-        self._lost += lost
+    def _reclaim(self, role: int) -> None:
+        """An actor was started anew: its episodes begin anew, and what it had not finished is handed out again. Or the
+        replay was: it is empty."""
+        if role == len(self.muster.slots):
+            self.feeder.revived()
+            self.pace.emptied()
+            return
+        self.feeder.break_episodes(role)
+        self._lost += sorted(key for key in self._out if key[0] == role)
 
     def hand_out(self, *, lost: bool = False) -> None:
         """Free slots go back to their actors, unless those have to wait for the learner; or only ``lost`` ones, to the

@@ -21,8 +21,10 @@ from redline.runtime.crew.crews import START, Muster, muster_actors
 from redline.runtime.crew.weights import Publication
 from redline.runtime.in_process import CHUNK, Stop
 from redline.runtime.parts import Parts
+from redline.runtime.replay_learner.apart import Distant
 from redline.runtime.replay_learner.feeder import Feeder
 from redline.runtime.replay_learner.intake import PATIENCE, Intake
+from redline.runtime.replay_learner.job import Numbers, ReplayJob, Shelves
 from redline.runtime.replay_learner.pace import Pace
 from redline.types import Episode, Gauges, Interruption, Metrics, ReplayBatch, tree_leaves
 
@@ -49,12 +51,7 @@ class ReplayLearnerLoop:
         round_steps = parallel.slot * self.num_envs
         paced = parts.algorithm.paced and not self.lock_step
         self.pace = Pace(parts.algorithm, paced=paced, round_steps=round_steps, ratio=parallel.replay_ratio)
-        self.muster: Muster = muster_actors(parts, 1 + edge.capacity)
-        try:
-            self.feeder = Feeder(parts, self.muster, soft=not self.lock_step)
-        except BaseException:
-            self.muster.close()
-            raise
+        self.muster, self.feeder = _muster(parts, 1 + edge.capacity, soft=not self.lock_step)
         self.intake = Intake(self.muster, self.feeder, self.pace, 1 + edge.capacity)
         self._publish_every = parallel.publish_every
         self._publication = Publication(learner)
@@ -92,7 +89,7 @@ class ReplayLearnerLoop:
             self._publish(1)
             self.muster.board.steps = before
             self.intake.hand_out()
-            for _ in range(algorithm.due(after, self.num_envs) if len(self.feeder.replay) else 0):
+            for _ in range(algorithm.due(after, self.num_envs) if self.feeder.size else 0):
                 self._update(fraction)
             if algorithm.target_due(before, after):
                 learner.copy_target()
@@ -113,7 +110,7 @@ class ReplayLearnerLoop:
         while not stop() and seen - first < CHUNK and time.perf_counter() < end:
             with intake.came:
                 intake.check()
-                ready = self.pace.may_update() and len(self.feeder.replay) > 0
+                ready = self.pace.may_update() and self.feeder.ready(fraction)
                 if not ready:
                     begin = time.perf_counter()
                     intake.came.wait(PATIENCE)
@@ -133,7 +130,7 @@ class ReplayLearnerLoop:
         self._ahead = None
         index, beside = batch.index, None
         self.waiting += time.perf_counter() - begin
-        if not self.lock_step and _nbytes(batch) >= LARGE_BATCH:
+        if not (self.lock_step or self.feeder.ahead) and _nbytes(batch) >= LARGE_BATCH:
             self._beside = self._beside or ThreadPoolExecutor(1, "redline-draw")
             beside = self._beside.submit(self._draw, fraction, learner.version + 1)
         begin = time.perf_counter()
@@ -183,9 +180,9 @@ class ReplayLearnerLoop:
                 },
                 queues={
                     "unrolls": float(np.mean(self.intake.waited)),
-                    "replay": float(len(self.feeder.replay)),
+                    "replay": float(self.feeder.size),
                 },
-                lag=self.feeder.lag(),
+                lag=self.feeder.lags.metrics(),
                 replay_ratio=self.pace.replay_ratio,
             )
 
@@ -195,21 +192,21 @@ class ReplayLearnerLoop:
         self.intake.pause()
         actors = self.muster.ask_all("state")
         self.intake.take_in(0.0)
-        saved = self.feeder.replay.state() if self.parts.experiment.run.save_replay else None
+        saved = self.feeder.state() if self.parts.experiment.run.save_replay else None
         return {
             "actors": actors,
             "replay": saved,
             "pace": self.pace.state(),
             "uncounted": self._uncounted + self.intake.total - self._counted,
             "last": {name: float(value) for name, value in self.last.items()},
-            "lags": self.feeder.lags(),
+            "lags": self.feeder.lags.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress or the replay could not be."""
         self.last, self._ahead = dict(state["last"]), None
         self._uncounted = int(state["uncounted"])
-        self.feeder.load_lags(state["lags"])
+        self.feeder.lags.load_state(state["lags"])
         self.muster.weights.publish(self._publication.views(), self.parts.learner.version)
         restored = [
             saved is not None and bool(self.muster.crew.ask(actor, "load_state", saved, timeout=START))
@@ -217,11 +214,11 @@ class ReplayLearnerLoop:
         ]
         if state["replay"] is None:
             return False
-        self.feeder.replay.load_state(state["replay"])
+        self.feeder.load_state(state["replay"])
         self.pace.load_state(state["pace"])
         for actor, exact in enumerate(restored):
             if not exact:
-                self.feeder.replay.break_episodes(actor)
+                self.feeder.break_episodes(actor)
         return all(restored)
 
     def close(self) -> None:
@@ -230,6 +227,27 @@ class ReplayLearnerLoop:
         if self._beside is not None:
             self._beside.shutdown()
         self.muster.close()
+        self.feeder.close()
+
+
+def _muster(parts: Parts, slots_each: int, *, soft: bool) -> tuple[Muster, Feeder | Distant]:
+    """Actors, and a replay: beside the learner, or in a process of its own."""
+    experiment, spec = parts.experiment, parts.spec
+    if experiment.parallel.replay == "thread":
+        muster = muster_actors(parts, slots_each)
+        pinned = parts.learner.device.type == "cuda"
+        try:
+            return muster, Feeder(experiment, spec, muster.slots, soft=soft, pin_memory=pinned)
+        except BaseException:
+            muster.close()
+            raise
+    assert experiment.replay is not None
+    shelves = Shelves(spec, int(experiment.algorithm.batch))  # type: ignore[union-attr]
+    numbers = Numbers(experiment.parallel.copies, slots_each)
+    muster = muster_actors(
+        parts, slots_each, lambda slots: [ReplayJob("replay", experiment, spec, slots, shelves, numbers)]
+    )
+    return muster, Distant(experiment.replay, muster.slots, shelves, numbers, muster.crew)
 
 
 def _nbytes(batch: ReplayBatch) -> int:

@@ -22,21 +22,29 @@ class Pace:
         self.owed = 0  # updates due and not yet done (paced)
         self.produced = 0  # transitions that came into this replay
         self.consumed = 0  # samples learned from since then
+        self._filling = 0  # transitions that had come when the replay was last empty
 
     def came(self, steps: int, count: int) -> None:
         """``count`` agent steps brought the run's total to ``steps``."""
         self.produced += count
-        if self.paced:
+        if self.paced and self._filled():
             self.owed += self.algorithm.due(steps, count)
 
     def may_update(self) -> bool:
         """Whether the learner may take a batch now."""
+        if not self._filled():
+            return False
         if self.paced:
             return self.owed > 0
-        if self.produced < self.warm_up:
-            return False
         allowed = None if self.ratio is None else self.ratio * (self.produced - self.warm_up)
         return allowed is None or self.consumed + self.batch <= allowed
+
+    def emptied(self) -> None:
+        """What the replay held is lost: it fills again, as at first, before there are more updates."""
+        self._filling, self.owed = self.produced, 0
+
+    def _filled(self) -> bool:
+        return self.produced - self._filling >= (self.warm_up if self._filling or not self.paced else 0)
 
     def updated(self) -> None:
         """An update is done."""
@@ -57,8 +65,14 @@ class Pace:
 
     def state(self) -> dict[str, int]:
         """For a checkpoint."""
-        return {"owed": self.owed, "produced": self.produced, "consumed": self.consumed}
+        return {
+            "owed": self.owed,
+            "produced": self.produced,
+            "consumed": self.consumed,
+            "filling": self._filling,
+        }
 
     def load_state(self, state: dict[str, int]) -> None:
         """Put back what ``state`` gave."""
         self.owed, self.produced, self.consumed = state["owed"], state["produced"], state["consumed"]
+        self._filling = state.get("filling", 0)

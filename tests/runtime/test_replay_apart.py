@@ -1,0 +1,159 @@
+"""A replay in a process of its own: the same learning, nothing lost, and what its death costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from redline.runs.checkpoint import load_checkpoint, save_checkpoint
+from redline.runtime.launch import make_loop
+from redline.runtime.parts import assemble
+from redline.runtime.replay_learner import ReplayLearnerLoop
+from redline.runtime.replay_learner.apart import Distant
+from redline.types import UserError
+from tests.runtime.test_replay_learner import drive, experiment
+
+APART = {"runtime": "processes", "replay": "process"}
+
+
+@contextmanager
+def running(**changes: Any) -> Iterator[ReplayLearnerLoop]:
+    parts = assemble(experiment(parallel=APART, **changes))
+    loop = make_loop(parts)
+    assert isinstance(loop, ReplayLearnerLoop)
+    try:
+        yield loop
+    finally:
+        loop.close()
+        parts.close()
+
+
+def saved_replay(loop: ReplayLearnerLoop) -> Any:
+    return loop.state()["replay"]
+
+
+def stored(replay: Any) -> int:
+    """Transitions that came into a replay, by its saved state."""
+    return sum(shard["storage"]["head"] * shard["storage"]["layout"][1] for shard in replay["shards"])
+
+
+@pytest.mark.parametrize("prioritized", [True, False])
+def test_learner_and_actors_are_served(prioritized: bool) -> None:
+    """Every step comes in once; batches are what the replay drew; priorities come back; lag is known."""
+    with running(replay={"prioritized": prioritized}) as loop:
+        assert isinstance(loop.feeder, Distant)
+        assert len(loop.muster.crew.pids()) == 3  # type: ignore[attr-defined]
+        batches: list[Any] = []
+        draw = loop.feeder.draw
+
+        def watch(fraction: float, version: int) -> Any:
+            batch = draw(fraction, version)
+            batches.append(batch.map(torch.clone))
+            return batch
+
+        learned = loop.feeder.learned
+        loop.feeder.draw = watch  # type: ignore[method-assign]
+        loop.feeder.learned = lambda index, errors: learned(index, errors * 0 + 1234)  # type: ignore[method-assign]
+        drive(loop, lambda: loop.parts.learner.version >= 30 and loop.intake.total > 3_000)
+        gauges = loop.gauges()
+        replay = saved_replay(loop)
+        assert stored(replay) == loop.intake.total
+        assert gauges.roles["replay"] > 0
+        assert gauges.queues["replay"] > 1_000
+        assert gauges.lag["mean"] >= 0
+        for batch in batches:
+            assert (batch.reward > 0).all()  # CartPole pays for every step
+            assert torch.equal(batch.observation, torch.from_numpy(_kept(replay, batch.index.numpy())))
+        if prioritized:
+            largest = [float(np.max(shard["sampler"]["priority"])) for shard in replay["shards"]]
+            assert largest == pytest.approx([1234**0.6] * 2, rel=1e-3)
+        assert len({int(index) for batch in batches for index in batch.index}) > 100
+        assert (min(float(batch.weight.min()) for batch in batches) < 1.0) == prioritized
+
+
+def test_a_checkpoint_holds_the_replay_and_another_run_goes_on_with_it(tmp_path: Path) -> None:
+    with running() as loop:
+        drive(loop, lambda: loop.parts.learner.version >= 5)
+        state = loop.state()
+        total = loop.intake.total
+        save_checkpoint(tmp_path, total, {"loop": state})
+    [path] = [path for path in tmp_path.iterdir() if path.is_dir()]
+    with running() as other:
+        other.load_state(load_checkpoint(path)["loop"])
+        assert _same(saved_replay(other), state["replay"])
+        before = other.parts.learner.version
+        drive(other, lambda: other.parts.learner.version >= before + 5, total)
+
+
+def test_killed_it_begins_anew_and_the_run_goes_on() -> None:
+    """No slot is lost: actors go on. The learner waits until there is as much in it as at first."""
+    with running() as loop:
+        steps = drive(loop, lambda: loop.parts.learner.version >= 20)
+        victim = loop.muster.crew.pids()[-1]  # type: ignore[attr-defined]
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        steps = drive(loop, lambda: loop.events().get("restarts") == 1, steps)
+        steps = drive(loop, lambda: loop.pace.state()["filling"] > 0, steps)
+        fallen, updates = loop.pace.state()["filling"], loop.parts.learner.version
+        steps = drive(loop, lambda: loop.intake.total >= fallen + 1_000, steps)
+        drive(loop, lambda: loop.parts.learner.version >= updates + 20, steps)
+        after = saved_replay(loop)
+        assert stored(after) <= loop.intake.total - 200
+        held = loop.intake._out | set(loop.intake._idle)
+        slots = {(actor, slot) for actor in range(2) for slot in range(len(loop.muster.slots[actor]))}
+        assert held | loop.feeder._told == slots  # type: ignore[union-attr]
+
+
+def test_an_actors_death_breaks_its_episodes_there_too() -> None:
+    with running() as loop:
+        steps = drive(loop, lambda: loop.parts.learner.version >= 5)
+        victim = loop.muster.crew.pids()[0]  # type: ignore[attr-defined]
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        steps = drive(loop, lambda: loop.events().get("restarts") == 1, steps)
+        updates = loop.parts.learner.version
+        drive(loop, lambda: loop.parts.learner.version >= updates + 20, steps)
+        assert loop.pace.state()["filling"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"architecture": "synchronous", "runtime": "auto"},
+            "architecture synchronous the replay is no role",
+        ),
+        ({"runtime": "threads"}, "parallel.replay=process with parallel.runtime=threads"),
+        ({"queue": 0}, "parallel.replay=process with parallel.queue=0"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        assemble(experiment(parallel=APART | changes)).close()
+
+
+def _kept(replay: Any, index: np.ndarray) -> np.ndarray:
+    """Observations [N, 4] of transitions i64[N], from a replay's saved state."""
+    found = np.zeros((len(index), 4), np.float32)
+    for row, (number, shard) in enumerate(zip(*np.divmod(index, 2), strict=True)):
+        storage = replay["shards"][shard]["storage"]
+        found[row] = storage["observation"]["0"]["column"]["steps"][number // 4, number % 4]
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, np.ndarray | torch.Tensor):
+        return np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True)
+    return bool(one == other)
