@@ -66,9 +66,9 @@ def _seeds() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` are skipped where there is none."""
-    if torch.cuda.is_available():
-        return
+    """Tests marked ``gpu`` are skipped where there is none; roles in processes, seconds each, are no quick tests."""
     for item in items:
-        if "gpu" in item.keywords:
+        if "tests/runtime/" in item.nodeid and "process" in item.name:
+            item.add_marker(pytest.mark.slow)
+        if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -33,6 +33,7 @@ def test_the_page_states_those_errors() -> None:
         assert after[: after.index("%")].endswith(f"Stated error: {100 * stated:.0f}"), name
 
 
+@pytest.mark.slow
 def test_stepping_together_collapses_where_restarts_are_slow_and_nothing_else_does() -> None:
     def kept(arrangement: str) -> float:
         return (

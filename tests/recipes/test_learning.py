@@ -49,6 +49,7 @@ def test_feed_forward_ppo_stays_at_chance_on_recall(tmp_path: Path) -> None:
     assert run.evaluate(200).mean_return <= 0.4  # a quarter, and the noise of 200 episodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", ["ppo", "a2c", "dqn", "appo", "impala", "n_step_q", "one_step_sarsa", "apex"]
 )

@@ -34,6 +34,7 @@ def weights(folder: Path, name: str) -> torch.Tensor:
     return loaded.state["learner"]["weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not packed._has_kernels(), reason="a torch without oneDNN")
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_are_those_of_the_layers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

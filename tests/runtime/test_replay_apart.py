@@ -21,6 +21,8 @@ from redline.runtime.replay_learner.apart import Distant
 from redline.types import UserError
 from tests.runtime.test_replay_learner import drive, experiment
 
+pytestmark = pytest.mark.slow
+
 APART = {"runtime": "processes", "replay": "process"}
 
 

@@ -49,6 +49,7 @@ def go(loop: Any, until: Any, patience: float = 60.0) -> int:
 
 
 # DistBelief, check 2
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["a3c", "accel_async", "gorila"])
 def test_staleness_is_recorded_and_its_mean_is_about_the_number_of_other_copies(architecture: str) -> None:
     copies = 3
@@ -147,6 +148,7 @@ def test_stale_and_outlying_gradients_are_counted() -> None:
             parts.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["a3c", "accel_async", "accel_sync", "gorila"])
 @pytest.mark.parametrize("recipe", ["a2c", "dqn"])
 def test_runs_resume_with_all_that_copies_know(tmp_path: Path, architecture: str, recipe: str) -> None:
@@ -325,6 +327,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["a3c", "accel_async", "accel_sync", "gorila"])
 @pytest.mark.parametrize("recipe", SMALL)
 def test_every_algorithm_runs_in_copies(tmp_path: Path, recipe: str, architecture: str) -> None:
