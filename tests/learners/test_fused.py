@@ -90,6 +90,28 @@ def test_sums_of_two_shards_in_either_layout(pair: Any, precision: Any) -> None:
     assert add_shards([one], out) is add_shards([one, two.T.contiguous().T], out) is None
 
 
+def test_what_gets_no_gradient_ends_at_zero_and_not_at_the_smallest_numbers(pair: Any) -> None:
+    """Subnormal averages made an update of a DQN twice as long after a thousand updates."""
+    fused, plain = pair(CONFIG)
+    parts = gradients(fused, 2)
+    nothing = [tuple(torch.zeros_like(piece) for piece in shard) for shard in parts]
+    for step in range(1_000):
+        for learner in (fused, plain):
+            apply(learner, nothing if step else parts)
+    averages = [next(iter(each.state.values()))["exp_avg"] for each in fused._optimizers]
+    assert all((average == 0).all() for average in averages)
+    torch.testing.assert_close(fused.flat, plain.flat, atol=1e-6, rtol=0)
+    for _ in range(20):
+        parts = gradients(fused, 2)
+        for learner in (fused, plain):
+            apply(learner, parts)
+    torch.testing.assert_close(fused.flat, plain.flat, atol=1e-6, rtol=0)
+    squares = [next(iter(each.state.values()))["exp_avg_sq"] for each in fused._optimizers]
+    squares[0].fill_(1e-39)
+    apply(fused, nothing)
+    assert (squares[0] == 0).all()
+
+
 def test_states_pass_between_the_two_paths(pair: Any) -> None:
     fused, plain = pair(CONFIG)
     for source, other in ((fused, plain), (plain, fused)):

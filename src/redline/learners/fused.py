@@ -60,12 +60,19 @@ def _adam(
     rounded: Any,
     numbers: np.ndarray,
 ) -> None:
-    """Step f32[N] buffers in place; ``rounded`` u16[N], if not None, becomes the weights' bf16 copy."""
+    """Step f32[N] buffers in place; ``rounded`` u16[N], if not None, becomes the weights' bf16 copy.
+
+    Where a gradient is 0 for long, averages decay towards 0 and would stop at numbers so small that processors take a
+    hundred times as long for each. Far above those, and far below what moves a weight, they become 0.
+    """
     scale, keep, fresh, fresh_square, rate, correction, epsilon = numbers
+    nothing, tiny, tiny_square = np.float32(0.0), np.float32(1e-30), np.float32(1e-36)
     for i in range(len(weights)):
         slope = gradient[i] * scale
         first = average[i] + fresh * (slope - average[i])
         second = keep * square[i] + fresh_square * slope * slope
+        first = nothing if abs(first) < tiny else first  # this way round NaNs stay
+        second = nothing if second < tiny_square else second
         average[i], square[i] = first, second
         weight = weights[i] - rate * first / (np.sqrt(second) / correction + epsilon)
         weights[i] = weight
