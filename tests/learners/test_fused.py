@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redline.learners import learner as module
+from redline.learners import optimizers
 from redline.learners.config import LearnerConfig
+from redline.learners.exchange import clip
 from redline.learners.fused import FusedAdam, add_shards
 from redline.learners.learner import Learner
 
@@ -31,7 +32,7 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> Any:
     def both(config: LearnerConfig) -> tuple[Learner, Learner]:
         fused = make(config)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_fused", lambda: None)
+            patch.setattr(optimizers, "kernels_for", lambda *_: None)
             plain = make(config)
         assert fused._fused is not None
         assert plain._fused is None
@@ -74,6 +75,51 @@ def test_fifty_steps_equal_torchs(
     assert torch.equal(fused.compute, fused.flat.to(fused.compute.dtype))
 
 
+RMSPROPS = [
+    {"epsilon_inside": inside, "centered": centered, "momentum": momentum}
+    for inside in (False, True)
+    for centered in (False, True)
+    for momentum in (0.0, 0.9)
+]
+
+
+@pytest.mark.parametrize("settings", RMSPROPS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rmsprop_equals_the_ordinary_one(pair: Any, settings: dict[str, Any], precision: Any) -> None:
+    config = replace(
+        CONFIG, optimizer="rmsprop", epsilon=0.01, max_grad_norm=0.5, precision=precision, **settings
+    )
+    fused, plain = pair(config)
+    for step in range(30):
+        parts = gradients(fused, 2)
+        apply(fused, parts)
+        apply(plain, parts)
+        if step == 15:  # and either goes on from the other's state
+            saved = [copy.deepcopy(learner.state()) for learner in (fused, plain)]
+            plain.load_state(saved[0])
+            fused.load_state(saved[1])
+    torch.testing.assert_close(fused.flat, plain.flat, atol=2e-6, rtol=1e-5)
+    assert torch.equal(fused.compute, fused.flat.to(fused.compute.dtype))
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adam"}, {"optimizer": "rmsprop", "momentum": 0.9}])
+def test_a_gradient_clipped_before_steps_as_one_clipped_on_the_way(settings: dict[str, Any]) -> None:
+    """What exchanges do, and a learner alone: the same bits."""
+    one, other = (make(replace(CONFIG, max_grad_norm=0.5, **settings)) for _ in range(2))
+    kept = {name: torch.zeros_like(other.flat) for name in optimizers.statistics_of(other.config)}
+    slope = torch.zeros_like(other.flat)
+    shared = optimizers.shared_optimizer(other.config, other.flat, slope, kept)
+    for _ in range(10):
+        parts = gradients(one, 2)
+        norm = apply(one, parts)
+        assert norm > 0.5
+        other._gather(parts)
+        clip(other.gradient, norm, 0.5)
+        slope.copy_(other.gradient)
+        shared.step()
+    assert torch.equal(one.flat, other.flat)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_sums_of_two_shards_in_either_layout(pair: Any, precision: Any) -> None:
     fused, plain = pair(replace(CONFIG, precision=precision))
@@ -90,23 +136,29 @@ def test_sums_of_two_shards_in_either_layout(pair: Any, precision: Any) -> None:
     assert add_shards([one], out) is add_shards([one, two.T.contiguous().T], out) is None
 
 
-def test_what_gets_no_gradient_ends_at_zero_and_not_at_the_smallest_numbers(pair: Any) -> None:
-    """Subnormal averages made an update of a DQN twice as long after a thousand updates."""
-    fused, plain = pair(CONFIG)
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_what_gets_no_gradient_ends_at_zero_and_not_at_the_smallest_numbers(
+    pair: Any, optimizer: Any
+) -> None:
+    """Subnormal averages made an update of a DQN a fifth longer after a thousand updates."""
+    fused, plain = pair(replace(CONFIG, optimizer=optimizer, centered=True, momentum=0.9, decay=0.8))
+    square, *others = optimizers.statistics_of(fused.config)
+    square, others = ("exp_avg_sq", ["exp_avg"]) if optimizer == "adam" else (square, others)
     parts = gradients(fused, 2)
     nothing = [tuple(torch.zeros_like(piece) for piece in shard) for shard in parts]
     for step in range(1_000):
         for learner in (fused, plain):
             apply(learner, nothing if step else parts)
-    averages = [next(iter(each.state.values()))["exp_avg"] for each in fused._optimizers]
-    assert all((average == 0).all() for average in averages)
+    for each in fused._optimizers:
+        state = next(iter(each.state.values()))
+        assert all((state[name] == 0).all() for name in others)
     torch.testing.assert_close(fused.flat, plain.flat, atol=1e-6, rtol=0)
     for _ in range(20):
         parts = gradients(fused, 2)
         for learner in (fused, plain):
             apply(learner, parts)
     torch.testing.assert_close(fused.flat, plain.flat, atol=1e-6, rtol=0)
-    squares = [next(iter(each.state.values()))["exp_avg_sq"] for each in fused._optimizers]
+    squares = [next(iter(each.state.values()))[square] for each in fused._optimizers]
     squares[0].fill_(1e-39)
     apply(fused, nothing)
     assert (squares[0] == 0).all()

@@ -63,7 +63,7 @@ def test_shards_equal_one_step_on_the_union_batch(
 
 def test_clipping_comes_after_averaging() -> None:
     # systems.md section 3 check 4: gradients [10, 0] and [0, 0], clip norm 1 -> [1, 0], not [0.5, 0].
-    config = replace(CONFIG, optimizer="rmsprop", threads=2, max_grad_norm=1.0)
+    config = replace(CONFIG, optimizer="sgd", threads=2, max_grad_norm=1.0)
     model = nn.Linear(2, 1, bias=False)
     made = Learner(model, config, seed=0, num_envs=1, gamma=0.99)
     rows = [torch.tensor([[10.0, 0.0]]), torch.tensor([[0.0, 0.0]])]

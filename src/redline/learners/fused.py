@@ -1,20 +1,29 @@
-"""Sums two shards' gradients, and clips, steps by Adam and rounds the weights, each in one sweep over memory.
+"""Sums two shards' gradients; clips, steps by Adam or RMSProp and rounds the weights: each in one sweep over memory.
 
-For a network of millions of weights the step is bound by memory: torch's separate copy, sum, norm, scaling, Adam and
-rounding read and write the same buffers again and again. Needs Numba; ``torch.optim.Adam`` is the reference.
+For a network of millions of weights the step is bound by memory: torch's separate copy, sum, norm, scaling, step and
+rounding read and write the same buffers again and again. Needs Numba; torch's optimisers and those of ``optimizers``
+are the reference.
+
+Where a gradient is 0 for long, averages decay towards 0, and would stop at numbers so small that processors take a
+hundred times as long for each. Far above those, and far below what moves a weight, they become 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from redline.learners.config import LearnerConfig
+from redline.learners.optimizers import INSIDE, OUTSIDE
 from redline.ops.compiled import jit
 
+# Operations as written: a gradient that was clipped before gives what one gives that is clipped on the way.
+sweep = partial(jit, exact=True)
 BLOCK = 4096  # squares summed in f32 before they join the f64 total
 
 
@@ -51,7 +60,10 @@ def _add(first: np.ndarray, second: np.ndarray, shift: Any, out: np.ndarray) -> 
     return total
 
 
-@jit
+TINY, TINY_SQUARE = np.float32(1e-30), np.float32(1e-36)  # of averages, and of those of squares: 0 below
+
+
+@sweep
 def _adam(
     weights: np.ndarray,
     gradient: np.ndarray,
@@ -60,21 +72,52 @@ def _adam(
     rounded: Any,
     numbers: np.ndarray,
 ) -> None:
-    """Step f32[N] buffers in place; ``rounded`` u16[N], if not None, becomes the weights' bf16 copy.
-
-    Where a gradient is 0 for long, averages decay towards 0 and would stop at numbers so small that processors take a
-    hundred times as long for each. Far above those, and far below what moves a weight, they become 0.
-    """
+    """Step f32[N] buffers in place; ``rounded`` u16[N], if not None, becomes the weights' bf16 copy."""
     scale, keep, fresh, fresh_square, rate, correction, epsilon = numbers
-    nothing, tiny, tiny_square = np.float32(0.0), np.float32(1e-30), np.float32(1e-36)
+    nothing = np.float32(0.0)
     for i in range(len(weights)):
         slope = gradient[i] * scale
         first = average[i] + fresh * (slope - average[i])
         second = keep * square[i] + fresh_square * slope * slope
-        first = nothing if abs(first) < tiny else first  # this way round NaNs stay
-        second = nothing if second < tiny_square else second
+        first = nothing if abs(first) < TINY else first  # this way round NaNs stay
+        second = nothing if second < TINY_SQUARE else second
         average[i], square[i] = first, second
         weight = weights[i] - rate * first / (np.sqrt(second) / correction + epsilon)
+        weights[i] = weight
+        if rounded is not None:
+            rounded[i] = _round(weight)
+
+
+@sweep
+def _rmsprop(
+    weights: np.ndarray,
+    gradient: np.ndarray,
+    square: np.ndarray,
+    mean: Any,
+    momentum: Any,
+    rounded: Any,
+    numbers: np.ndarray,
+) -> None:
+    """The same by RMSProp; ``mean`` f32[N] where it is centred, ``momentum`` f32[N] where it has any, else None."""
+    scale, keep, fresh, push, rate, inside, outside = numbers
+    nothing = np.float32(0.0)
+    for i in range(len(weights)):
+        slope = gradient[i] * scale
+        second = keep * square[i] + fresh * slope * slope
+        second = nothing if second < TINY_SQUARE else second
+        square[i] = second
+        if mean is not None:
+            first = mean[i] + fresh * (slope - mean[i])
+            first = nothing if abs(first) < TINY else first
+            mean[i] = first
+            second = second - first * first
+            second = nothing if second < nothing else second  # rounding may carry it below 0
+        move = slope / (np.sqrt(second + inside) + outside)
+        if momentum is not None:
+            move = push * momentum[i] + move
+            move = nothing if abs(move) < TINY else move
+            momentum[i] = move
+        weight = weights[i] - rate * move
         weights[i] = weight
         if rounded is not None:
             rounded[i] = _round(weight)
@@ -92,22 +135,48 @@ def add_shards(shards: Sequence[Tensor], target: Tensor) -> float | None:
     return _add(first, second, shift, _memory(target).numpy())
 
 
-class FusedAdam(torch.optim.Adam):
-    """Adam over one flat parameter f32[N] on the CPU, its state kept as ``torch.optim.Adam`` keeps it."""
+class Fused(torch.optim.Optimizer):
+    """An optimiser over one flat parameter f32[N] on the CPU; its state is that of the optimiser it stands for."""
 
     def sweep(self, scale: float, rounded: Tensor | None = None) -> None:
         """Step by ``scale`` times the gradient; ``rounded`` bf16[N], if there is one, becomes the new weights' copy."""
-        group = self.param_groups[0]
-        weights = group["params"][0]
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One step along ``grad``; ``closure`` is not called."""
+        self.sweep(1.0)
+
+    def _state(self, names: Sequence[str]) -> dict[str, Tensor]:
+        weights = self.param_groups[0]["params"][0]
         state = self.state[weights]
         if not state:
-            state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(weights, requires_grad=False)
-            state["exp_avg_sq"] = torch.zeros_like(weights, requires_grad=False)
-        state["step"] += 1
-        step, (beta1, beta2) = float(state["step"]), group["betas"]
+            state.update({name: torch.zeros_like(weights, requires_grad=False) for name in names})
+        return state
+
+
+class FusedAdam(Fused):
+    """Adam, its state kept as ``torch.optim.Adam`` keeps it."""
+
+    def __init__(
+        self,
+        weights: Sequence[nn.Parameter],
+        lr: float,
+        *,
+        eps: float = 1e-8,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        super().__init__(weights, {"lr": lr})
+        self.epsilon, self.betas = eps, betas
+
+    def sweep(self, scale: float, rounded: Tensor | None = None) -> None:
+        """See ``Fused``."""
+        group = self.param_groups[0]
+        weights, state = group["params"][0], self._state(("exp_avg", "exp_avg_sq"))
+        state.setdefault("step", torch.tensor(0.0)).add_(1)
+        step, (beta1, beta2) = float(state["step"]), self.betas
         rate, correction = group["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
-        numbers = [scale, beta2, 1 - beta1, 1 - beta2, rate, correction, group["eps"]]
+        numbers = [scale, beta2, 1 - beta1, 1 - beta2, rate, correction, self.epsilon]
         _adam(
             weights.detach().numpy(),
             weights.grad.numpy(),
@@ -116,6 +185,45 @@ class FusedAdam(torch.optim.Adam):
             None if rounded is None else _bits(rounded),
             np.array(numbers, np.float32),
         )
+
+
+class FusedRMSprop(Fused):
+    """RMSProp, its state kept as ``torch.optim.RMSprop`` keeps it or, with epsilon inside, ``InsideRMSprop``."""
+
+    def __init__(self, weights: Sequence[nn.Parameter], lr: float, config: LearnerConfig) -> None:
+        super().__init__(weights, {"lr": lr})
+        self.config = config
+
+    def sweep(self, scale: float, rounded: Tensor | None = None) -> None:
+        """See ``Fused``."""
+        config, group = self.config, self.param_groups[0]
+        inside = config.epsilon_inside
+        square, mean, momentum = INSIDE if inside else OUTSIDE
+        kept = [square, *[mean] * config.centered, *[momentum] * (config.momentum > 0)]
+        weights, state = group["params"][0], self._state(kept)
+        if not inside:
+            state.setdefault("step", torch.tensor(0.0)).add_(1)
+        numbers = [scale, config.decay, 1 - config.decay, config.momentum, group["lr"]]
+        numbers += [config.epsilon, 0.0] if inside else [0.0, config.epsilon]
+        _rmsprop(
+            weights.detach().numpy(),
+            weights.grad.numpy(),
+            state[square].numpy(),
+            state[mean].numpy() if config.centered else None,
+            state[momentum].numpy() if config.momentum > 0 else None,
+            None if rounded is None else _bits(rounded),
+            np.array(numbers, np.float32),
+        )
+
+
+FUSED = ("adam", "rmsprop")  # what ``make`` makes
+
+
+def make(config: LearnerConfig, weights: nn.Parameter, lr: float) -> Fused:
+    """The optimiser that a configuration names, of ``FUSED``."""
+    if config.optimizer == "adam":
+        return FusedAdam([weights], lr, eps=config.epsilon)
+    return FusedRMSprop([weights], lr, config)
 
 
 def _memory(tensor: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class Learner:
         self._views = parameter_views(network, self.gradient)
         self._tiles = [tiles for tiles in cut_tiles(network, self.shards) if tiles]
         # Torch's passes over memory add up, and for small networks its optimisers' upkeep does.
-        self._fused = _fused() if self.device.type == "cpu" and config.optimizer == "adam" else None
+        self._fused = optimizers.kernels_for(config, self.device)
         self._optimizers: list[Any] = [self._make_optimizer(tiles) for tiles in self._tiles]
         self._graphed: dict[Any, Graphed] = {}
 
@@ -108,7 +108,7 @@ class Learner:
             torch.tensor(self.learning_rate, device=self.device) if self.graphs else self.learning_rate
         )
         if self._fused is not None:
-            return self._fused.FusedAdam([weights], lr=rate, eps=self.config.epsilon)
+            return self._fused.make(self.config, weights, rate)
         return optimizers.make(self.config, weights, rate, capturable=self.graphs)
 
     def share(self, exchange: Exchange) -> None:
@@ -253,8 +253,9 @@ class Learner:
         tiles, optimizer = self._tiles[worker], self._optimizers[worker]
         piece = slice(tiles[0].start, tiles[-1].stop)
         if self._fused is not None:
-            size = float(norm)
-            scale = 1.0 if limit is None or size <= limit else limit / (size + 1e-6)
+            scale = 1.0
+            if limit is not None and float(norm) > limit:  # rounded as ``exchange.clip`` does
+                scale = float((limit / (norm + 1e-6)).clamp(max=1.0))
             optimizer.sweep(scale, None if self.compute is self.flat else self.compute[piece])
             return
         if limit is not None and (self.device.type == "cuda" or float(norm) > limit):
@@ -294,15 +295,6 @@ class Learner:
             for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
                 mine.copy_(theirs)
             self.target_steps = int(state.get("target_steps", 0))
-
-
-def _fused() -> Any:
-    """The module of fused kernels, or None without Numba."""
-    try:
-        from redline.learners import fused
-    except ImportError:
-        return None
-    return fused
 
 
 def _sum_into(target: Tensor, shards: Sequence[Tensor]) -> None:

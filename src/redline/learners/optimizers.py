@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from redline.learners.config import LearnerConfig
 
+INSIDE = ("square", "mean", "momentum")  # what RMSProp keeps, by whether epsilon is inside the root
+OUTSIDE = ("square_avg", "grad_avg", "momentum_buffer")
+
 
 class InsideRMSprop(torch.optim.Optimizer):
     """RMSProp with epsilon inside the root: theta <- theta - lr d / sqrt(g + epsilon), g <- decay g + (1 - decay) d^2.
@@ -116,6 +119,17 @@ def make(config: LearnerConfig, weights: nn.Parameter, lr: float | Tensor, *, ca
     )
 
 
+def kernels_for(config: LearnerConfig, device: torch.device) -> Any:
+    """The module of fused kernels where it has this optimiser, on the CPU and with Numba; else None."""
+    if device.type != "cpu":
+        return None
+    try:
+        from redline.learners import fused  # late: Numba takes half a second
+    except ImportError:
+        return None
+    return fused if config.optimizer in fused.FUSED else None
+
+
 def statistics_of(config: LearnerConfig) -> tuple[str, ...]:
     """What a configuration's optimiser keeps of the past for every coordinate, by name. Steps are counted apart."""
     if config.optimizer == "adam":
@@ -124,13 +138,8 @@ def statistics_of(config: LearnerConfig) -> tuple[str, ...]:
         return ()
     if config.optimizer == "adagrad":
         return ("square",)
-    inside = config.epsilon_inside
-    centered, momentum = ("mean", "momentum") if inside else ("grad_avg", "momentum_buffer")
-    return (
-        "square" if inside else "square_avg",
-        *[centered] * config.centered,
-        *[momentum] * (config.momentum > 0),
-    )
+    square, mean, momentum = INSIDE if config.epsilon_inside else OUTSIDE
+    return (square, *[mean] * config.centered, *[momentum] * (config.momentum > 0))
 
 
 def shared_optimizer(
@@ -143,7 +152,10 @@ def shared_optimizer(
     """
     parameter = nn.Parameter(weights)
     parameter.grad = gradient
-    made = make(config, parameter, config.learning_rate, capturable=False)
+    if (fused := kernels_for(config, weights.device)) is not None:
+        made = fused.make(config, parameter, config.learning_rate)
+    else:
+        made = make(config, parameter, config.learning_rate, capturable=False)
     names = statistics_of(config)
     if names:
         made.state[parameter] = {"step": torch.zeros(()), **{name: statistics[name] for name in names}}

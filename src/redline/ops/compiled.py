@@ -15,11 +15,11 @@ import numpy as np
 
 
 def jit(function: Callable[..., Any], *, exact: bool = False) -> Callable[..., Any]:
-    """Compile without the GIL, cached on disk where some folder can be written; sums in vector lanes unless ``exact``,
-    which keeps the order of additions as written."""
-    options: dict[str, Any] = {"nogil": True}
+    """Compile without the GIL, cached on disk where some folder can be written. Sums go in vector lanes, and products
+    are joined to them, unless ``exact``, which keeps and rounds every operation as written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     if not exact:
-        options |= {"error_model": "numpy", "fastmath": {"reassoc", "contract"}}
+        options["fastmath"] = {"reassoc", "contract"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # "no locator available": neither beside the file nor in the user's cache folder

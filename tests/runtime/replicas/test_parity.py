@@ -102,10 +102,7 @@ def test_one_copy_apart_equals_one_loop_bit_for_bit(tmp_path: Path, architecture
     assert counted["steps"] == counted_copy["steps"]
     assert counted["returns"] == counted_copy["returns"]
     assert alone["version"] == copy["version"] > 0
-    if task == "ppo":  # one loop steps by Adam in one sweep over memory, which rounds apart from torch's
-        assert_close(alone, copy)
-    else:
-        assert torch.equal(alone["weights"], copy["weights"])
+    assert torch.equal(alone["weights"], copy["weights"])
     if task == "dqn":
         assert torch.equal(alone["target"], copy["target"])
         assert not torch.equal(copy["target"], copy["weights"])
