@@ -71,7 +71,14 @@ class Alone:
         """Nothing."""
 
 
+def clip_scale(norm: Tensor, limit: float | None) -> float:
+    """What a gradient of global norm ``norm`` f32[] is multiplied by: 1 unless it exceeds ``limit``."""
+    if limit is None or float(norm) <= limit:
+        return 1.0
+    return float((limit / (norm + 1e-6)).clamp(max=1.0))
+
+
 def clip(gradient: Tensor, norm: Tensor, limit: float | None) -> None:
     """Scale ``gradient`` of global norm ``norm`` to ``limit`` where it exceeds it (as ``Learner.clip_and_step``)."""
-    if limit is not None and float(norm) > limit:
-        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+    if (scale := clip_scale(norm, limit)) != 1.0:
+        gradient.mul_(scale)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from redline.learners import optimizers
 from redline.learners.config import LearnerConfig
-from redline.learners.exchange import Alone, Exchange
+from redline.learners.exchange import Alone, Exchange, clip_scale
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing
 from redline.learners.rewards import RewardTransform
@@ -253,10 +253,9 @@ class Learner:
         tiles, optimizer = self._tiles[worker], self._optimizers[worker]
         piece = slice(tiles[0].start, tiles[-1].stop)
         if self._fused is not None:
-            scale = 1.0
-            if limit is not None and float(norm) > limit:  # rounded as ``exchange.clip`` does
-                scale = float((limit / (norm + 1e-6)).clamp(max=1.0))
-            optimizer.sweep(scale, None if self.compute is self.flat else self.compute[piece])
+            optimizer.sweep(
+                clip_scale(norm, limit), None if self.compute is self.flat else self.compute[piece]
+            )
             return
         if limit is not None and (self.device.type == "cuda" or float(norm) > limit):
             self.gradient[piece].mul_((limit / (norm + 1e-6)).clamp(max=1.0))
