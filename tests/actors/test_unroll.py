@@ -144,3 +144,19 @@ def test_the_same_seed_gives_the_same_experience_and_another_does_not() -> None:
     actions = [parts.algorithm.act(parts.learner.acting, given)[0]["action"] for given in inputs]
     assert not torch.equal(*actions)
     parts.close()
+
+
+@pytest.mark.parametrize(("recipe", "passes"), [("ppo", 25), ("impala", 24), ("appo", 24), ("n_step_q", 24)])
+def test_the_last_observation_is_valued_only_for_who_reads_it(recipe: str, passes: int) -> None:
+    experiment = api.make_experiment("CartPole-v1", recipe, overrides=["sampler.num_envs=2"])
+    parts = assemble(experiment)
+    network = parts.learner.acting
+    seen: list[Any] = []
+    network.register_forward_hook(lambda *_: seen.append(1))
+    actor = Actor(
+        [environments.make(EnvironmentConfig(id="CartPole-v1"), 2)], parts.algorithm, network, seed=3
+    )
+    actor.collect(allocate(parts.algorithm, network, parts.spec, 24, 2), 0, version=0)
+    actor.close()
+    parts.close()
+    assert len(seen) == passes

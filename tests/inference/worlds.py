@@ -56,6 +56,7 @@ class Oracle:
     name = "oracle"
     network_kind = "actor_critic"
     experience = "unroll"
+    bootstraps = True
 
     def __init__(self) -> None:
         self.sizes: list[int] = []  # of the batches served

@@ -314,7 +314,7 @@ class Actor:
         unroll.final_value[t, rows + group.columns.start] = value
 
     def _finish(self, group: _Group, unroll: Unroll, steps: int) -> None:
-        if unroll.final_observation is not None:  # for replay: what bootstraps is decided when it is drawn
+        if not self.algorithm.bootstraps:
             return
         begin = time.perf_counter()
         assert unroll.bootstrap_value is not None

@@ -54,6 +54,7 @@ class APPO(PPO):
 
     name = "appo"
     max_lag = None  # corrected by V-trace
+    bootstraps = False  # by the learner's own values
     config: APPOConfig
 
     def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -59,6 +59,7 @@ class AsyncQ:
     experience: Literal["unroll"] = "unroll"
     max_lag: int | None = None  # off-policy, but for n-step returns, whose lag the paper bears uncorrected
     target_network = True
+    bootstraps = False  # by the target network
 
     def __init__(self, config: AsyncQConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec

@@ -54,6 +54,7 @@ class DQN:
     experience: Literal["replay"] = "replay"
     max_lag: int | None = None  # off-policy
     target_network = True
+    bootstraps = False  # by the target network
     paced = True  # updates are counted by agent steps (``due``), wherever they happen
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:

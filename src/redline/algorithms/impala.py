@@ -54,6 +54,7 @@ class IMPALA(ActorCritic):
 
     name = "impala"
     max_lag = None  # corrected by V-trace
+    bootstraps = False  # by the learner's own values
     config: IMPALAConfig
 
     def record(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -124,8 +124,9 @@ class Server:
         self.tables.unroll["policy_version"][slots, which, columns] = version
 
     def _finish(self, who: np.ndarray, version: int) -> None:
-        place = self._place(who)
-        place.put_bootstrap(self.algorithm.value(self.network, self._input(place)))
+        if self.algorithm.bootstraps:
+            place = self._place(who)
+            place.put_bootstrap(self.algorithm.value(self.network, self._input(place)))
         self._stamp(who, 1, version)
         self.tables.done[who] += 1  # before anyone is told: a successor of this server must not count too few
 
