@@ -45,6 +45,8 @@ TASKS = {
     "recall-lstm": Task("redline/Recall-v0", "ppo_lstm", 100_000),
     "recall-feed-forward": Task("redline/Recall-v0", "ppo", 100_000),
     "pong-ppo": Task("ALE/Pong-v5", "ppo", 10_000_000, PONG_PPO, 4),
+    # As most published curves have it: Pong-v5 repeats the last action instead of the chosen one every fourth time.
+    "pong-ppo-exact": Task("ALE/Pong-v5", "ppo", 10_000_000, (*PONG_PPO, "environment.atari.sticky=0"), 4),
     "pong-ppo-fp32": Task("ALE/Pong-v5", "ppo", 10_000_000, (*PONG_PPO, "learner.precision=fp32"), 4),
     "pong-impala": Task(
         "ALE/Pong-v5",
