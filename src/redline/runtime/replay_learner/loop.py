@@ -244,9 +244,13 @@ def _muster(parts: Parts, slots_each: int, *, soft: bool) -> tuple[Muster, Feede
     assert experiment.replay is not None
     shelves = Shelves(spec, int(experiment.algorithm.batch))  # type: ignore[union-attr]
     numbers = Numbers(experiment.parallel.copies, slots_each)
-    muster = muster_actors(
-        parts, slots_each, lambda slots: [ReplayJob("replay", experiment, spec, slots, shelves, numbers)]
-    )
+    try:
+        muster = muster_actors(
+            parts, slots_each, lambda slots: [ReplayJob("replay", experiment, spec, slots, shelves, numbers)]
+        )
+    except BaseException:
+        shelves.close()
+        raise
     return muster, Distant(experiment.replay, muster.slots, shelves, numbers, muster.crew)
 
 
