@@ -74,7 +74,7 @@ def test_ppo_moves_a_continuous_body(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "steps"), [("impala", 100_000), ("appo", 60_000)])
+@pytest.mark.parametrize(("recipe", "steps"), [("impala", 100_000), ("appo", 100_000)])
 def test_corrected_actor_critics_balance_the_pole(recipe: str, steps: int, tmp_path: Path) -> None:
     run = train("CartPole-v1", recipe, steps, tmp_path, ONE_LOOP)
     assert run.evaluate(20).mean_return >= 400
