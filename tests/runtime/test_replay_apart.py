@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,20 @@ import pytest
 import torch
 
 from redline.runs.checkpoint import load_checkpoint, save_checkpoint
-from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
 from redline.runtime.replay_learner import ReplayLearnerLoop
 from redline.runtime.replay_learner.apart import Distant
 from redline.types import UserError
 from tests.runtime.test_replay_learner import drive, experiment
+from tests.runtime.test_replay_learner import running as run_loop
 
 pytestmark = pytest.mark.slow
 
 APART = {"runtime": "processes", "replay": "process"}
 
 
-@contextmanager
-def running(**changes: Any) -> Iterator[ReplayLearnerLoop]:
-    parts = assemble(experiment(parallel=APART, **changes))
-    loop = make_loop(parts)
-    assert isinstance(loop, ReplayLearnerLoop)
-    try:
-        yield loop
-    finally:
-        loop.close()
-        parts.close()
+def running(**changes: Any) -> AbstractContextManager[ReplayLearnerLoop]:
+    return run_loop(experiment(parallel=APART, **changes))
 
 
 def saved_replay(loop: ReplayLearnerLoop) -> Any:

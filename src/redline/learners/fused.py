@@ -10,6 +10,7 @@ hundred times as long for each. Far above those, and far below what moves a weig
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from redline.learners.optimizers import INSIDE, OUTSIDE
 from redline.ops.compiled import jit
 
 # Operations as written: a gradient that was clipped before gives what one gives that is clipped on the way.
-sweep = partial(jit, exact=True)
+_exact = partial(jit, exact=True)
 BLOCK = 4096  # squares summed in f32 before they join the f64 total
 
 
@@ -63,7 +64,7 @@ def _add(first: np.ndarray, second: np.ndarray, shift: Any, out: np.ndarray) -> 
 TINY, TINY_SQUARE = np.float32(1e-30), np.float32(1e-36)  # of averages, and of those of squares: 0 below
 
 
-@sweep
+@_exact
 def _adam(
     weights: np.ndarray,
     gradient: np.ndarray,
@@ -72,7 +73,10 @@ def _adam(
     rounded: Any,
     numbers: np.ndarray,
 ) -> None:
-    """Step f32[N] buffers in place; ``rounded`` u16[N], if not None, becomes the weights' bf16 copy."""
+    """One step of Adam (Kingma & Ba 2015, algorithm 1) on f32[N] buffers, in place.
+
+    ``rounded`` u16[N], if not None, becomes the weights' bf16 copy.
+    """
     scale, keep, fresh, fresh_square, rate, correction, epsilon = numbers
     nothing = np.float32(0.0)
     for i in range(len(weights)):
@@ -88,7 +92,7 @@ def _adam(
             rounded[i] = _round(weight)
 
 
-@sweep
+@_exact
 def _rmsprop(
     weights: np.ndarray,
     gradient: np.ndarray,
@@ -98,7 +102,10 @@ def _rmsprop(
     rounded: Any,
     numbers: np.ndarray,
 ) -> None:
-    """The same by RMSProp; ``mean`` f32[N] where it is centred, ``momentum`` f32[N] where it has any, else None."""
+    """The same by RMSProp (Tieleman & Hinton 2012; centred: Graves 2013, arXiv 1308.0850, equation 38).
+
+    ``mean`` f32[N] where it is centred, ``momentum`` f32[N] where it has any, else None.
+    """
     scale, keep, fresh, push, rate, inside, outside = numbers
     nothing = np.float32(0.0)
     for i in range(len(weights)):
@@ -135,12 +142,12 @@ def add_shards(shards: Sequence[Tensor], target: Tensor) -> float | None:
     return _add(first, second, shift, _memory(target).numpy())
 
 
-class Fused(torch.optim.Optimizer):
+class Fused(torch.optim.Optimizer, ABC):
     """An optimiser over one flat parameter f32[N] on the CPU; its state is that of the optimiser it stands for."""
 
+    @abstractmethod
     def sweep(self, scale: float, rounded: Tensor | None = None) -> None:
         """Step by ``scale`` times the gradient; ``rounded`` bf16[N], if there is one, becomes the new weights' copy."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]

@@ -14,6 +14,7 @@ from redline.architectures.model import Architecture, lag_bound
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
 
+OUTSIDE = ("vector", "envpool", "atari", "cartpole")  # environments that step without the interpreter's lock
 LARGE_NETWORK = (
     200_000  # parameters from which two gradient shards beat one (threads cost about 50 us a hand-over)
 )
@@ -111,12 +112,7 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
             f"parallel.runtime=in_process: architecture {architecture.name} has roles side by side: "
             "use threads or processes"
         )
-    outside = spec.threaded or experiment.environment.backend in (
-        "vector",
-        "envpool",
-        "atari",
-        "cartpole",
-    )
+    outside = spec.threaded or experiment.environment.backend in OUTSIDE
     runtime = parallel.runtime if parallel.runtime != "auto" else ("threads" if outside else "processes")
     serves = architecture.name == "seed"  # two workers at least, so that one steps while the other is served
     # Of Accel RL's chunks there are three; a server is a role of its own.

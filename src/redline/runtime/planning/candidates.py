@@ -15,7 +15,7 @@ from redline.planner.costs import Machine
 from redline.planner.measured import Costs
 from redline.planner.options import Option
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
-from redline.runtime.plan import parallelism
+from redline.runtime.plan import OUTSIDE, parallelism
 from redline.types import Spec, UserError
 
 ASYNCHRONOUS = (
@@ -26,7 +26,6 @@ ASYNCHRONOUS = (
 SHORTEST = 5  # time steps of an unroll: shorter ones bootstrap from a value at almost every step
 PROCESS = 350 * 2**20  # bytes of a process with torch in it
 WORKER = 60 * 2**20  # bytes of one without
-OUTSIDE = ("vector", "envpool", "atari", "cartpole")  # environments that step without the interpreter's lock
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,9 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     for runtime in ("threads", "processes"):
         actors = min(bench.cores - 1, envs)
         work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
-        fair = _fair(bench, actors, learners=1)
-        drag[f"{runtime} actor"] = envs / max(work.steps_per_second, 1e-9) / fair.round
-        drag[f"{runtime} learner"] = work.learned / (learn[bench.place][1] * fair.learner)
+        expected = _fair(bench, actors, learners=1)
+        drag[f"{runtime} actor"] = envs / max(work.steps_per_second, 1e-9) / expected.round
+        drag[f"{runtime} learner"] = work.learned / (learn[bench.place][1] * expected.learner)
         uneven[f"{runtime} learner"], start[runtime] = work.uneven, work.start
         if envs >= bench.cores:
             work = crews.actors_at_work(experiment, runtime, bench.cores, seconds)
@@ -81,8 +81,8 @@ def _crowd(bench: Bench, runtime: str, copies: int, seconds: float) -> float:
     one = bench.round(1)
     core = one.step.core + one.act + one.record
     period = copies / work.steps_per_second
-    fair = max(one.step.wait + core, core * copies / bench.cores)  # were nobody in anybody's way
-    return 1.0 + max(period - fair, 0.0) / (core * max(copies / bench.cores, 1.0))
+    alone = max(one.step.wait + core, core * copies / bench.cores)  # were nobody in anybody's way
+    return 1.0 + max(period - alone, 0.0) / (core * max(copies / bench.cores, 1.0))
 
 
 def _shards(bench: Bench) -> float:
