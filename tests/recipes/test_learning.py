@@ -107,7 +107,8 @@ def test_replay_systems_catch_the_ball(recipe: str, every: int, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["seed", "inference_engine"])
-def test_workers_around_an_inference_server_balance_the_pole(recipe: str, tmp_path: Path) -> None:
-    run = train("CartPole-v1", recipe, 60_000, tmp_path, "parallel.runtime=threads", "parallel.copies=2")
+@pytest.mark.parametrize(("recipe", "steps"), [("seed", 120_000), ("inference_engine", 60_000)])
+def test_workers_around_an_inference_server_balance_the_pole(recipe: str, steps: int, tmp_path: Path) -> None:
+    # Who is ready is served: no two runs of seed are alike, and of 60,000 steps the worst of ten stayed below 150.
+    run = train("CartPole-v1", recipe, steps, tmp_path, "parallel.runtime=threads", "parallel.copies=2")
     assert run.evaluate(20).mean_return >= 150
