@@ -58,6 +58,14 @@ def _no_leaks() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a GPU, only tests marked ``gpu`` see it: the others ask for what a CPU gives bit for bit."""
+    if "gpu" not in request.keywords and torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for processes that the test starts
+
+
+@pytest.fixture(autouse=True)
 def _seeds() -> None:
     """The global generators start alike in every test, whatever ran before it."""
     random.seed(0)

@@ -274,6 +274,28 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path, runtime: str) -> None:
         assert loop.parts.learner.version > 50
 
 
+def test_slots_enter_the_replay_in_the_order_they_were_filled() -> None:
+    """An actor that fills its second slot before its first is handed in once more: rows go on from one to the next."""
+    with running(experiment()) as loop:
+        intake, added = loop.intake, []
+        steps = drive(loop, lambda: intake.total > 400)
+        intake.pause()
+        intake.muster.crew.wait = lambda timeout: [(1, 0), (0, 1), (1, 1), (0, 0)]
+        intake.feeder.add = lambda actor, slot: added.append((actor, slot)) or 0
+        intake.take_in(0.0)
+        del intake.muster.crew.wait, intake.feeder.add
+    assert steps > 0
+    assert added == [(0, 1), (0, 0), (1, 0), (1, 1)]
+
+
+def test_stacks_of_frames_come_in_whole(tmp_path: Path) -> None:
+    """Pong's frames are stored once, and stacks that do not continue are refused: a gap or a swap would be seen."""
+    overrides = ["replay.capacity=8000", "algorithm.learning_starts=512", "algorithm.batch=16"]
+    overrides += ["run.checkpoint_every=1024", "run.tensorboard=false", "parallel.runtime=threads"]
+    run = redline.train("ALE/Pong-v5", "apex_atari", steps=4096, folder=tmp_path, overrides=overrides)
+    assert run.steps >= 4096
+
+
 def test_what_a_killed_actor_had_announced_is_kept() -> None:
     """Kill -9: only slots in flight are lost, open episodes end as truncated, a successor fills the same shard."""
     with running(experiment(parallel={"runtime": "processes"}, algorithm={"learning_starts": 10**6})) as loop:

@@ -31,7 +31,7 @@ class ReplayActor:
         self.action = np.zeros(environment.num_envs, dtype=np.int64)
         self.clock = {"stepping": 0.0, "acting": 0.0}
         self.episodes: list[Episode] = []
-        self._reset = torch.zeros(environment.num_envs, dtype=torch.bool)
+        self._reset = torch.zeros(environment.num_envs, dtype=torch.bool, device=self.device)
 
     @torch.no_grad()
     def act(self, steps: int) -> None:

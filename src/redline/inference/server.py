@@ -31,15 +31,18 @@ class Server:
         seed: int,
         refresh: Callable[[], int],
         steps: Callable[[], int],
+        device: str = "cpu",
     ) -> None:
         """Args:
         seed: of the actions drawn.
         refresh: loads the newest weights into ``network`` where there are newer ones, returns their version.
         steps: agent steps of the whole run, for exploration schedules.
+        device: where ``network`` computes; tables are on the host.
         """
         self.tables, self.shape = tables, tables.shape
         self.algorithm, self.network, self.refresh, self.steps = algorithm, network, refresh, steps
-        self.generator = torch.Generator().manual_seed(seed)
+        self.device = torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
         self.state: Tree = network.initial_state(self.shape.columns)
         workers = self.shape.workers
         self.slot = np.full(workers, -1)  # that each fills; -1: none
@@ -61,7 +64,7 @@ class Server:
             unroll["action_mask"][0] = now["action_mask"][first:last]
         unroll["final_value"][...] = 0.0
         if self.state is not None:
-            tree_map(lambda x, y: np.copyto(x, y[first:last].numpy()), unroll["state"], self.state)
+            tree_map(lambda x, y: np.copyto(x, y[first:last].cpu().numpy()), unroll["state"], self.state)
         self.tables.ended[slot, worker] = 0
         self.slot[worker], self.time[worker] = slot, 0
 
@@ -107,6 +110,7 @@ class Server:
         record, state = self.algorithm.act(self.network, self._input(place))
         if self.state is not None:
             tree_map(lambda mine, new: mine.__setitem__(place.columns, new), self.state, state)
+        record = {name: leaf.cpu() for name, leaf in record.items()}  # the same tensors where they are there
         action = record["action"]
         self.tables.sent[place.columns] = self.algorithm.to_environment(action)
         place.put(record, version)
@@ -126,7 +130,7 @@ class Server:
     def _finish(self, who: np.ndarray, version: int) -> None:
         if self.algorithm.bootstraps:
             place = self._place(who)
-            place.put_bootstrap(self.algorithm.value(self.network, self._input(place)))
+            place.put_bootstrap(self.algorithm.value(self.network, self._input(place)).cpu())
         self._stamp(who, 1, version)
         self.tables.done[who] += 1  # before anyone is told: a successor of this server must not count too few
 
@@ -136,20 +140,25 @@ class Server:
         truncated = np.flatnonzero(self.tables.unroll["truncated"][slots, times - 1, columns])
         columns, slots, times = columns[truncated], slots[truncated], times[truncated]
         final = tree_map(lambda leaf: torch.from_numpy(np.take(leaf, columns, 0)), self.tables.final)
-        index = torch.from_numpy(columns)
+        final = tree_map(self._there, final)
+        index = self._there(torch.from_numpy(columns))
         state = tree_map(lambda leaf: leaf.index_select(0, index), self.state)
-        never = torch.zeros(len(columns), dtype=torch.bool)
+        never = torch.zeros(len(columns), dtype=torch.bool, device=self.device)
         value = self.algorithm.value(self.network, ActInput(final, state, never, None, self.generator, 0))
-        self.tables.unroll["final_value"][slots, times - 1, columns] = value.numpy()
+        self.tables.unroll["final_value"][slots, times - 1, columns] = value.cpu().numpy()
+
+    def _there(self, leaf: Tensor) -> Tensor:
+        """The leaf on the device; itself where that is the host."""
+        return leaf.to(self.device)
 
     def _input(self, place: _InPlace | _Gathered) -> ActInput:
         observation, reset, mask = place.read()
         columns = place.columns
         return ActInput(
-            observation,
+            tree_map(self._there, observation),
             tree_map(lambda leaf: leaf[columns], self.state),
-            reset,
-            mask,
+            self._there(reset),
+            tree_map(self._there, mask),
             self.generator,
             self.steps(),
             first_environment=columns.start if isinstance(columns, slice) else int(columns[0]),

@@ -6,6 +6,7 @@ cloned before the next replay overwrites them. One graph is kept per signature (
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from redline.types import Output, Tree, tree_leaves, tree_map
 
+_RECORDING = threading.Lock()  # one recording at a time in a process: each begins by waiting for the device
 WARM_UP = 3  # eager calls before recording: lazy initialisation must not end up inside the graph
 
 Function = Callable[[Any], Any]  # a mapped object (anything with ``map``) or a tree in, a tree of tensors out
@@ -41,26 +43,28 @@ def copy_into(static: Any, fresh: Any) -> None:
 
 class Graphed:
     """A function of one batch, recorded after ``WARM_UP`` eager calls for each new signature. Every call does its work
-    exactly once: the eager calls are real ones, and recording is followed by a replay.
+    exactly once: the eager calls are real ones, and recording is followed by a replay. Threads may share it.
     """
 
     def __init__(self, function: Function) -> None:
         self.function = function
+        self._lock = threading.Lock()  # the static tensors are one caller's from copying to cloning
         self._calls: dict[tuple[Any, ...], int] = {}
         self._graphs: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
 
     def __call__(self, batch: Any) -> Any:
         """The function's result for ``batch``; tensors of it are the caller's own."""
         key = signature(batch)
-        if key not in self._graphs:
-            self._calls[key] = self._calls.get(key, 0) + 1
-            if self._calls[key] <= WARM_UP:
-                return self._eagerly(batch)
-            self._graphs[key] = self._record(batch)
-        graph, static, result = self._graphs[key]
-        copy_into(static, batch)
-        graph.replay()
-        return tree_map(Tensor.clone, result)
+        with self._lock:
+            if key not in self._graphs:
+                self._calls[key] = self._calls.get(key, 0) + 1
+                if self._calls[key] <= WARM_UP:
+                    return self._eagerly(batch)
+                self._graphs[key] = self._record(batch)
+            graph, static, result = self._graphs[key]
+            copy_into(static, batch)
+            graph.replay()
+            return tree_map(Tensor.clone, result)
 
     def _eagerly(self, batch: Any) -> Any:
         """On a side stream, as recording demands of the calls before it."""
@@ -74,9 +78,15 @@ class Graphed:
     def _record(self, batch: Any) -> tuple[Any, Any, Any]:
         static = transform(batch, lambda x: x.clone())
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # What other threads do with the device meanwhile is none of the recording's business.
+        with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = self.function(static)
         return graph, static, result
+
+
+def can_be_recorded(network: nn.Module) -> bool:
+    """Whether its passes are the same kernels each time: recurrent cores look at resets on the host."""
+    return not any(isinstance(module, nn.RNNBase) for module in network.modules())
 
 
 class GraphedActing(nn.Module):

@@ -21,7 +21,7 @@ from redline.learners import optimizers
 from redline.learners.config import LearnerConfig
 from redline.learners.exchange import Alone, Exchange, clip_scale
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
-from redline.learners.graphs import Graphed, GraphedActing
+from redline.learners.graphs import Graphed, GraphedActing, can_be_recorded
 from redline.learners.rewards import RewardTransform
 from redline.networks.packed import Prepared, tell, watch
 from redline.types import Interruption, Loss, Metrics
@@ -70,9 +70,7 @@ class Learner:
         self._networks = [twin(network, self.compute, trainable=True) for _ in range(self.shards)]
         self.network = self._networks[0]
         acting = twin(self.network, self.compute, trainable=False)
-        # Recurrent cores look at resets on the host, which a recording cannot.
-        feed_forward = not any(isinstance(module, nn.RNNBase) for module in acting.modules())
-        self.graphs = self.device.type == "cuda" and config.cuda_graphs and feed_forward
+        self.graphs = self.device.type == "cuda" and config.cuda_graphs and can_be_recorded(acting)
         self.acting: nn.Module = GraphedActing(acting) if self.graphs else acting
         self._watching, self._watching_target = watch(acting), list[Prepared]()
         self.target: nn.Module | None = None

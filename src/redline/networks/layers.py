@@ -101,7 +101,8 @@ class Head(nn.Linear):
                 return self.forward(x)
         if x.dtype == self.weight.dtype == torch.float32:
             return functional.linear(x, self.weight, self.bias)
-        if torch.is_grad_enabled():
+        # A recorded pass would go on reading the copies kept when it was recorded.
+        if torch.is_grad_enabled() or x.is_cuda:
             return functional.linear(x.float(), self.weight.float(), self.bias.float())
         return functional.linear(x.float(), *self.widened.of(self.weight, self.bias))
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from redline.architectures.model import Architecture, held, lag_bound
+from redline.learners.transfer import Transfer
 from redline.runtime.crew.crews import Muster, muster_actors
 from redline.runtime.crew.slots import Gatherer
 from redline.runtime.crew.weights import Publication
@@ -125,6 +126,7 @@ class ActorLearnerLoop:
         self._held_back: deque[tuple[list[np.ndarray], int]] = deque()
         self.muster = muster(parts, 1 + edge.capacity)
         cuda = learner.device.type == "cuda"
+        self._transfer = Transfer(learner.device)
         length: int = experiment.algorithm.unroll  # type: ignore[union-attr]
         self.gatherer = Gatherer(parts.algorithm, learner.acting, parts.spec, length, pin=cuda)
         self.held = held(architecture)
@@ -174,6 +176,7 @@ class ActorLearnerLoop:
         batch = self._next_batch(stop)
         unrolls = [self.muster.slots[actor].unrolls[slot] for actor, slot in batch]
         whole = self.muster.joined(batch) if self.held else None
+        self._transfer.wait()
         unroll = self.gatherer.join(unrolls) if whole is None else whole
         lags = [self._lag(each) for each in unrolls]
         self.waiting += time.perf_counter() - begin
@@ -201,8 +204,7 @@ class ActorLearnerLoop:
         learner = self.parts.learner
         learner.stop = stop
         learner.set_progress(fraction, steps)
-        if learner.device.type == "cuda":
-            unroll = unroll.map(lambda x: x.to(learner.device, non_blocking=True))
+        unroll = self._transfer(unroll)
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
         normalize: Callable[[Any], None] = learner.network.update_normalizer  # type: ignore[assignment]
         normalize(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation))

@@ -15,6 +15,7 @@ import torch
 
 from redline.actors import Actor, allocate
 from redline.actors.transitions import ReplayActor
+from redline.learners.transfer import Transfer
 from redline.replay import Replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
@@ -74,6 +75,7 @@ class UnrollLoop:
             debug=experiment.run.debug,
         )
         self.unroll = unroll.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else unroll
+        self._transfer = Transfer(self.device)
         self.actors: list[Actor] = []
         column = 0
         for groups in parts.make_environments():
@@ -105,21 +107,19 @@ class UnrollLoop:
         learner = self.parts.learner
         learner.stop = stop
         learner.exchange.pull(learner)
+        self._transfer.wait()
         self.parts.pool(
             [partial(actor.collect, self.unroll, steps, learner.version, stop) for actor in self.actors]
         )
         begin = time.perf_counter()
         stride = self.parts.place.stride or self.unroll.reward.shape[1]
         learner.set_progress(fraction, steps + len(self.unroll.reward) * stride)
-        unroll = self.unroll.map(self._to_device) if self.device.type == "cuda" else self.unroll
+        unroll = self._transfer(self.unroll)
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
         normalize: Any = learner.network.update_normalizer
         normalize(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation), learner.exchange.pool)
         self.learning += time.perf_counter() - begin
         return self.unroll.action.shape[0] * self.unroll.action.shape[1], metrics
-
-    def _to_device(self, x: torch.Tensor) -> torch.Tensor:
-        return x.to(self.device, non_blocking=True)
 
     def finished_episodes(self) -> list[Episode]:
         """Episodes ended since the last call, in the order of actors."""
@@ -178,6 +178,7 @@ class ReplayLoop:
             seed=first_seed(experiment.run.seed) + parts.place.first_column,
             device=device,
         )
+        self._transfer = Transfer(parts.learner.device)
         self.together = not experiment.replay.prioritized and parts.learner.device.type == "cpu"
         self.learning = 0.0
         self.last: Metrics = {}
@@ -247,10 +248,9 @@ class ReplayLoop:
     def _update(self, fraction: float, batch: ReplayBatch | None) -> None:
         assert self.parts.experiment.replay is not None
         if batch is None:
+            self._transfer.wait()
             batch = self.replay.sample(self.config.batch, self.parts.experiment.replay.beta_at(fraction))
-        device = self.parts.learner.device
-        if device.type == "cuda":
-            batch = batch.map(lambda x: x.to(device, non_blocking=True))
+        batch = self._transfer(batch)
         self.last, errors = self.parts.algorithm.update(self.parts.learner, batch)
         if self.parts.experiment.replay.prioritized:
             self.replay.update_priorities(batch.index.cpu().numpy(), errors.cpu().numpy())

@@ -38,9 +38,9 @@ class AllReduce:
         return self._pool
 
     def _pool(self, sums: Tensor) -> Tensor:
-        reduced = sums.clone()
+        reduced = sums.to("cpu", copy=True)
         self._reduce(reduced)
-        return reduced
+        return reduced.to(sums.device)
 
     def pull(self, learner: Any) -> None:
         """Nothing: all weights are equal."""
@@ -52,7 +52,7 @@ class AllReduce:
         ]
         size, samples = learner.gradient.numel(), float(max(learner.samples, 1))
         if self._payload.numel() != size + len(names) + 1:
-            self._payload = torch.zeros(size + len(names) + 1)
+            self._payload = torch.zeros(size + len(names) + 1)  # on the host, where learners meet
         payload = self._payload
         payload[:size].copy_(learner.gradient)
         payload[size:-1] = torch.tensor([float(metrics[name]) for name in names])

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from redline import environments
 from redline.actors import Actor
 from redline.actors.priorities import FirstPriorities
 from redline.learners.flat import flatten_parameters, twin
+from redline.learners.graphs import GraphedActing, can_be_recorded
 from redline.networks.packed import tell, watch
 from redline.runtime.crew.board import Board
 from redline.runtime.crew.ports import REQUEST, Port
@@ -27,20 +28,31 @@ from redline.types import Spec
 
 
 class ActingNetwork:
-    """A network to act with, and where its published weights go."""
+    """A network to act with, and where its published weights go: to the host, and from there to another device."""
 
-    def __init__(self, experiment: Experiment, spec: Spec, kind: Any) -> None:
+    def __init__(self, experiment: Experiment, spec: Spec, kind: Any, device: str = "cpu") -> None:
         network = build_network(experiment, spec, kind)
         flat = flatten_parameters(network)
         if experiment.learner.precision == "bf16":
             flat = flat.to(torch.bfloat16)
-        self.module: nn.Module = twin(network, flat, trainable=False)
-        self._views: list[np.ndarray] = byte_views(flat, self.module)
+        landing = twin(network, flat, trainable=False)
+        self._views: list[np.ndarray] = byte_views(flat, landing)
+        self._landed = [flat, *landing.buffers()]
+        self.module: nn.Module = landing
+        self._there: list[Tensor] = []
+        if device != "cpu":
+            there = flat.to(device)
+            self.module = twin(landing.to(device), there, trainable=False)
+            self._there = [there, *self.module.buffers()]
+            if experiment.learner.cuda_graphs and can_be_recorded(self.module):
+                self.module = GraphedActing(self.module)
         self._watching = watch(self.module)
 
     def read(self, weights: WeightStore) -> int:
         """Take the newest weights; returns their version."""
         version = weights.read(self._views)
+        for there, landed in zip(self._there, self._landed, strict=bool(self._there)):
+            there.copy_(landed)
         tell(self._watching)
         return version
 

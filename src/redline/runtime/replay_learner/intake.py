@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from operator import itemgetter
 
 from redline.runtime.crew.crews import Muster
 from redline.runtime.replay_learner.apart import Distant
@@ -42,7 +43,8 @@ class Intake:
         arrived = self.muster.crew.wait(timeout)
         revived = self.muster.crew.revived()
         actors = len(self.muster.slots)
-        full = [(role, number) for role, number in sorted(arrived) if role < actors]
+        # Actor by actor; an actor's slots in the order it filled them, since its rows go on from one to the next.
+        full = sorted(((role, number) for role, number in arrived if role < actors), key=itemgetter(0))
         with self.came:
             for actor, slot in full:
                 self._out.discard((actor, slot))

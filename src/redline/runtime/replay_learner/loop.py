@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from redline.architectures.model import Architecture
+from redline.learners.transfer import Transfer
 from redline.runtime.crew.crews import START, Muster, muster_actors
 from redline.runtime.crew.weights import Publication
 from redline.runtime.in_process import CHUNK, Stop
@@ -55,6 +56,7 @@ class ReplayLearnerLoop:
         self.intake = Intake(self.muster, self.feeder, self.pace, 1 + edge.capacity)
         self._publish_every = parallel.publish_every
         self._publication = Publication(learner)
+        self._transfer = Transfer(parts.learner.device)
         self._beside: ThreadPoolExecutor | None = None
         self._ahead: ReplayBatch | None = None  # drawn while the last update ran
         self._counted = 0  # agent steps told of
@@ -135,9 +137,7 @@ class ReplayLearnerLoop:
             beside = self._beside.submit(self._draw, fraction, learner.version + 1)
         begin = time.perf_counter()
         try:
-            if learner.device.type == "cuda":
-                batch = batch.map(lambda x: x.to(learner.device, non_blocking=True))
-            self.last, errors = self.parts.algorithm.update(learner, batch)
+            self.last, errors = self.parts.algorithm.update(learner, self._transfer(batch))
             measured = errors.cpu().numpy()
         finally:
             learned = time.perf_counter()

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from redline.inference.batcher import RESTING, Batcher, Crowd, Dynamic, LockStep
 from redline.inference.loop import Heard, InferenceLoop
 from redline.inference.server import Server
@@ -102,7 +100,8 @@ class InferenceJob:
     def _loop(self, desk: _Desk) -> InferenceLoop:
         experiment, tables = self.experiment, Tables(self.region.arrays, self.shape)
         algorithm = make_algorithm(experiment, self.spec)
-        network = ActingNetwork(experiment, self.spec, algorithm.network_kind)
+        device = experiment.learner.device
+        network = ActingNetwork(experiment, self.spec, algorithm.network_kind, device)
         seed = first_seed(experiment.run.seed) + GENERATION * int(tables.starts[-1])
         tables.starts[-1] += 1
         server = Server(
@@ -112,6 +111,7 @@ class InferenceJob:
             seed,
             refresh=_refresh(self.weights, network),
             steps=lambda: self.board.steps,
+            device=device,
         )
         crowd = Crowd(self.shape.workers, tables.done)
         parallel = experiment.parallel
@@ -150,7 +150,7 @@ class InferenceJob:
         server = loop.server
         return {
             "generator": server.generator.get_state(),
-            "state": tree_map(torch.clone, server.state),
+            "state": tree_map(lambda x: x.to("cpu", copy=True), server.state),
             "reset": server.tables.now["reset"].copy(),
             "environments": states,
         }
@@ -167,7 +167,7 @@ class InferenceJob:
         if not all(desk.ask_hosts("load_state", parts)):
             return False
         server = loop.server
-        server.generator.set_state(saved["generator"])
+        server.generator.set_state(saved["generator"].cpu())
         server.tables.now["reset"][...] = saved["reset"]
         tree_map(lambda mine, state: mine.copy_(state), server.state, saved["state"])
         return True

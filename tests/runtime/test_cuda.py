@@ -1,0 +1,228 @@
+"""On a GPU: every recipe trains, acts, resumes and is judged there, and recorded work equals work that is not."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import redline
+from redline import recipes
+from redline.actors import allocate
+from redline.learners.graphs import WARM_UP, Graphed
+from redline.learners.transfer import Transfer
+from redline.runs.checkpoint import load_newest
+from redline.runtime.experiment import Experiment
+from redline.runtime.parts import Parts, assemble
+from redline.types import Unroll
+
+pytestmark = pytest.mark.gpu
+
+SMALL = ("run.tensorboard=false", "run.debug=true")
+MORE = {  # what makes a few thousand steps enough to learn from
+    "ppo_atari": ("algorithm.unroll=32",),
+    "dqn_atari": ("algorithm.learning_starts=256", "replay.capacity=4000"),
+    "apex_atari": ("algorithm.learning_starts=256", "replay.capacity=4000", "algorithm.batch=64"),
+    "dqn": ("algorithm.learning_starts=256",),
+    "gorila": ("algorithm.learning_starts=256",),
+    "apex": ("algorithm.learning_starts=256",),
+    "accel_sync_dqn": ("algorithm.learning_starts=256",),
+    "accel_async_dqn": ("algorithm.learning_starts=256",),
+}
+
+
+def environment_of(recipe: str) -> str:
+    if recipe.endswith("atari"):
+        return "ALE/Pong-v5"
+    if recipe.endswith("lstm"):
+        return "redline/Recall-v0"
+    return "Pendulum-v1" if recipe.endswith("mujoco") else "CartPole-v1"
+
+
+def train(folder: Path, recipe: str, *overrides: str, steps: int = 2560, **options: Any) -> redline.Run:
+    return redline.train(
+        environment_of(recipe),
+        recipe,
+        steps=steps,
+        device="cuda",
+        folder=str(folder),
+        overrides=[*SMALL, *MORE.get(recipe, ()), *overrides],
+        **options,
+    )
+
+
+def weights(run: redline.Run) -> torch.Tensor:
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    return loaded.state["learner"]["weights"]
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_every_recipe_trains_and_is_judged(tmp_path: Path, recipe: str) -> None:
+    run = train(tmp_path, recipe)
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["learner"]["version"] > 0
+    assert torch.isfinite(loaded.state["learner"]["weights"]).all()
+    policy = run.load()
+    assert next(policy.network.parameters()).device.type == "cuda"
+    if not recipe.endswith("atari"):
+        assert np.isfinite(run.evaluate(2).mean_return)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["impala", "seed", "inference_engine", "a3c", "gorila", "apex", "accel_sync_ppo"]
+)
+@pytest.mark.parametrize("runtime", ["threads", "processes"])
+def test_architectures_train_in_both_runtimes(tmp_path: Path, recipe: str, runtime: str) -> None:
+    run = train(tmp_path, recipe, runtime=runtime)
+    assert torch.isfinite(weights(run)).all()
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "a2c", "ppo_lstm"])
+def test_one_seed_gives_one_result(tmp_path: Path, recipe: str) -> None:
+    first, again, other = (train(tmp_path, recipe, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "dqn"])
+def test_a_run_goes_on_where_its_checkpoint_stands(tmp_path: Path, recipe: str) -> None:
+    still = ("learner.anneal=false", *["algorithm.anneal_clip=false"] * (recipe == "ppo"))
+    whole = train(tmp_path, recipe, *still, steps=4096, seed=3)
+    half = train(tmp_path, recipe, *still, steps=2048, seed=3)
+    assert not torch.equal(weights(whole), weights(half))
+    assert torch.equal(weights(whole), weights(redline.resume(half, steps=4096)))
+
+
+@pytest.mark.parametrize("runtime", ["threads", "processes"])
+def test_an_inference_server_on_the_gpu_equals_one_loop(tmp_path: Path, runtime: str) -> None:
+    """Batches of other sizes round otherwise, so actions may in the end differ: weights are compared after little."""
+    alone = train(tmp_path, "ppo", "parallel.architecture=synchronous", "learner.precision=fp32", steps=1024)
+    served = train(
+        tmp_path,
+        "ppo",
+        "parallel.architecture=seed",
+        f"parallel.runtime={runtime}",
+        "parallel.copies=2",
+        "parallel.queue=0",
+        "learner.precision=fp32",
+        steps=1024,
+    )
+    torch.testing.assert_close(weights(alone), weights(served), atol=1e-3, rtol=1e-3)
+
+
+def parts_of(recipe: str, device: str, precision: Any, *, graphs: bool) -> Parts:
+    made: Experiment = recipes.find(recipe, environment_of(recipe))
+    learner = replace(made.learner, device=device, precision=precision, cuda_graphs=graphs, threads=1)
+    environment = replace(made.environment, id=environment_of(recipe))
+    return assemble(replace(made, learner=learner, environment=environment))
+
+
+def noise(parts: Parts, seed: int) -> Unroll:
+    """An unroll of random numbers."""
+    chance = torch.Generator().manual_seed(seed)
+    algorithm: Any = parts.experiment.algorithm
+    unroll = allocate(
+        parts.algorithm, parts.learner.acting, parts.spec, algorithm.unroll, parts.experiment.sampler.num_envs
+    )
+    if unroll.observation.is_floating_point():
+        unroll.observation.normal_(generator=chance)
+    else:
+        unroll.observation.random_(0, 256, generator=chance)
+    unroll.action.random_(0, int(parts.spec.action.n), generator=chance)  # type: ignore[attr-defined]
+    unroll.reward.normal_(generator=chance)
+    for name, leaf in unroll.record.items():
+        leaf.fill_(-1.0) if name == "log_prob" else leaf.normal_(generator=chance)
+    return unroll
+
+
+def moved(recipe: str, device: str, precision: Any, *, graphs: bool) -> torch.Tensor:
+    """How far weights moved by some updates."""
+    parts = parts_of(recipe, device, precision, graphs=graphs)
+    start = parts.learner.flat.clone()
+    for seed in range(WARM_UP + 3):
+        unroll = noise(parts, seed).map(lambda x: x.to(device))
+        parts.learner.set_progress(0.1 * seed, 0)
+        parts.algorithm.update(parts.learner, unroll, 0.1 * seed)
+    moves = (parts.learner.flat - start).cpu()
+    parts.close()
+    return moves
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("recipe", ["ppo", "ppo_atari", "a2c_atari", "impala_atari", "appo", "n_step_q"])
+def test_recorded_updates_equal_eager_ones(recipe: str, precision: str) -> None:
+    eager, recorded = (moved(recipe, "cuda", precision, graphs=graphs) for graphs in (False, True))
+    assert float((eager - recorded).norm() / eager.norm()) < (1e-3 if precision == "fp32" else 0.03)
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "a2c", "impala"])
+def test_the_gpu_computes_what_the_cpu_computes(recipe: str) -> None:
+    here, there = (moved(recipe, device, "fp32", graphs=device == "cuda") for device in ("cpu", "cuda"))
+    assert float((here - there).norm() / here.norm()) < 2e-2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recorded_acting_follows_the_weights(precision: Any) -> None:
+    parts = parts_of("ppo_atari", "cuda", precision, graphs=True)
+    acting: Any = parts.learner.acting
+    observation = torch.randint(
+        0, 256, (1, 8, *parts.spec.observation.shape), dtype=torch.uint8, device="cuda"
+    )  # type: ignore[misc]
+    reset = torch.zeros((1, 8), dtype=torch.bool, device="cuda")
+    with torch.no_grad():
+        for turn in range(3 * WARM_UP + 12):
+            if turn % 4 == 0:
+                parts.learner.adopt(torch.randn_like(parts.learner.flat).mul_(0.02))
+            output, _ = acting(observation, None, reset)
+            expected, _ = acting.network(observation, None, reset)
+            torch.testing.assert_close(output.policy, expected.policy, atol=2e-2, rtol=2e-2)
+            torch.testing.assert_close(output.value, expected.value, atol=2e-2, rtol=2e-2)
+    parts.close()
+
+
+def test_threads_that_share_a_recording_each_get_their_own_result() -> None:
+    weight = torch.randn(64, 64, device="cuda")
+    graphed = Graphed(lambda batch: {"y": batch["x"] @ weight})
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        x = torch.full((16, 64), float(number + 1), device="cuda")
+        expected = x @ weight
+        right = [torch.allclose(graphed({"x": x})["y"], expected, rtol=1e-3, atol=1e-3) for _ in range(200)]
+        wrong.append(right.count(False))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [0] * 4
+
+
+def test_memory_is_written_again_only_when_its_copy_is_done() -> None:
+    class Batch:
+        def __init__(self, x: torch.Tensor) -> None:
+            self.x = x
+
+        def map(self, function: Any) -> Batch:
+            return Batch(function(self.x))
+
+    transfer = Transfer(torch.device("cuda"))
+    source = Batch(torch.zeros(64 << 20, dtype=torch.uint8).pin_memory())
+    busy = torch.randn(4096, 4096, device="cuda")
+    for turn in range(5):
+        transfer.wait()
+        source.x.fill_(turn)
+        for _ in range(10):
+            busy = busy @ busy.t() * 1e-4  # the copy waits behind these
+        there = transfer(source)
+        transfer.wait()
+        source.x.fill_(255)
+        assert int(there.x.max()) == turn
