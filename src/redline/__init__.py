@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from redline.version import VERSION
+
 if TYPE_CHECKING:
     from redline.api import (
         Evaluation,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
         train,
     )
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "Evaluation",
     "Interrupted",

