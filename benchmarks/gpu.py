@@ -3,28 +3,42 @@
     PYTHONPATH=src python benchmarks/gpu.py [--device cuda] [--seconds 10]
 
 For each recipe and for every combination of precision and CUDA graphs: agent steps/s of real training on Pong with
-learning on, the cost of one act and one update, and whether the recorded update moves the weights as the eager one
-does (``drift``: largest difference after the same updates, relative to the size of the move). One JSON line. With
-``--device cpu`` the same code runs without graphs: a check of the benchmark itself.
+learning on, the share of the time that its loop steps, acts, learns or waits, and what the environments alone would do
+(``raw``); and whether the recorded update moves the weights as the eager one does (``drift``: largest difference after
+the same updates, relative to the size of the move). ``--compare``: the first recipe on the CPU, too. One JSON
+line. With ``--device cpu`` the same code runs without graphs: a check of the benchmark itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from redline import environments
+from redline.recipes.actor_learner import apex_atari, impala_atari, seed_atari
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
+from redline.runs.provenance import provenance
 from redline.runtime.experiment import Experiment
-from redline.runtime.in_process import make_loop
+from redline.runtime.launch import make_loop
 from redline.runtime.parts import Parts, assemble
 from redline.types import Unroll
 
-RECIPES = {"ppo": ppo_atari, "a2c": a2c_atari, "dqn": dqn_atari}
+RECIPES = {
+    "ppo": ppo_atari,
+    "a2c": a2c_atari,
+    "dqn": dqn_atari,
+    "impala": impala_atari,
+    "seed": seed_atari,
+    "apex": apex_atari,
+}
+WARM = 5  # iterations before the clock starts: recordings are made, actors are at work
 
 
 def experiment_of(recipe: str, device: str, precision: Any, graphs: bool, num_envs: int) -> Experiment:
@@ -35,7 +49,7 @@ def experiment_of(recipe: str, device: str, precision: Any, graphs: bool, num_en
     sampler = replace(made.sampler, num_envs=num_envs)
     made = replace(made, learner=learner, sampler=sampler, environment=environment)
     if made.replay is not None:
-        algorithm = replace(made.algorithm, learning_starts=256)  # type: ignore[call-arg]
+        algorithm = replace(made.algorithm, learning_starts=1024)  # type: ignore[call-arg]
         made = replace(made, algorithm=algorithm, replay=replace(made.replay, capacity=20_000))
     return made
 
@@ -47,24 +61,46 @@ def synchronise(device: str) -> None:
 
 
 def throughput(parts: Parts, device: str, seconds: float) -> dict[str, float]:
-    """Agent steps/s and updates/s with learning on, after one warm-up of a few iterations."""
+    """Agent steps/s and updates/s with learning on, and the shares of the loop's time, after a warm-up."""
     loop = make_loop(parts)
     steps = 0
     try:
-        for _ in range(4):
+        for _ in range(WARM):
+            steps += loop.iterate(steps, 0.0, bool)[0]
+        while parts.learner.version < WARM:
             steps += loop.iterate(steps, 0.0, bool)[0]
         synchronise(device)
         begin, first, updates = time.perf_counter(), steps, parts.learner.version
+        clock = dict(loop.clock)
         while time.perf_counter() - begin < seconds:
             steps += loop.iterate(steps, 0.0, bool)[0]
         synchronise(device)
         elapsed = time.perf_counter() - begin
+        shares = {name: round((spent - clock[name]) / elapsed, 3) for name, spent in loop.clock.items()}
     finally:
         loop.close()
-    return {
+    return shares | {
         "steps_per_second": (steps - first) / elapsed,
         "updates_per_second": (parts.learner.version - updates) / elapsed,
     }
+
+
+def raw(num_envs: int, seconds: float) -> float:
+    """Agent steps/s of as many Pongs stepped together, random actions, on every core."""
+    environment = environments.make(
+        experiment_of("ppo", "cpu", "fp32", False, num_envs).environment, num_envs
+    )
+    chance = np.random.default_rng(0)
+    try:
+        environment.reset(0)
+        begin, rounds = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            environment.send(chance.integers(0, 6, num_envs))
+            environment.recv()
+            rounds += 1
+        return rounds * num_envs / (time.perf_counter() - begin)
+    finally:
+        environment.close()
 
 
 def random_unroll(parts: Parts, seed: int) -> Unroll:
@@ -104,24 +140,36 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--num-envs", type=int, nargs="+", default=[8, 128])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    parser.add_argument("--compare", action="store_true", help="the first recipe on the CPU, too")
     options = parser.parse_args()
     cuda = options.device.startswith("cuda")
     if cuda and not torch.cuda.is_available():
         parser.error("no CUDA device here; --device cpu checks the benchmark itself")
     rows: list[dict[str, Any]] = []
-    for recipe in options.recipes:
-        for num_envs in options.num_envs:
-            for precision in ("fp32", "bf16"):
+
+    def measure(recipe: str, device: str, num_envs: int, precision: str, graphs: bool) -> None:
+        parts = assemble(experiment_of(recipe, device, precision, graphs, num_envs))
+        row = {"recipe": recipe, "device": device, "num_envs": num_envs, "precision": precision}
+        row |= {"graphs": graphs, "copies": parts.experiment.parallel.copies}
+        rows.append(row | throughput(parts, device, options.seconds))
+        parts.close()
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+
+    ceilings = {n: raw(n, min(options.seconds, 2.0)) for n in options.num_envs}
+    for num_envs in options.num_envs:
+        for precision in options.precisions:
+            for recipe in options.recipes:
                 for graphs in (False, True) if cuda else (False,):
-                    parts = assemble(experiment_of(recipe, options.device, precision, graphs, num_envs))
-                    row = {"recipe": recipe, "num_envs": num_envs, "precision": precision, "graphs": graphs}
-                    rows.append(row | throughput(parts, options.device, options.seconds))
-                    parts.close()
-    check = {p: drift(options.device, p, options.num_envs[0]) for p in ("fp32", "bf16")}
+                    measure(recipe, options.device, num_envs, precision, graphs)
+            if options.compare:
+                measure(options.recipes[0], "cpu", num_envs, precision, False)
+    check = {p: drift(options.device, p, options.num_envs[0]) for p in options.precisions}
     name = torch.cuda.get_device_name() if cuda else "cpu"
     print(
         json.dumps(
-            {"benchmark": "gpu", "device": name, "torch": torch.__version__, "rows": rows, "drift": check}
+            {"benchmark": "gpu", "device": name, "provenance": provenance(options.device), "raw": ceilings}
+            | {"rows": rows, "drift": check}
         )
     )
 

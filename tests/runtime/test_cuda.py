@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,15 @@ from redline import recipes
 from redline.actors import allocate
 from redline.learners.graphs import WARM_UP, Graphed
 from redline.learners.transfer import Transfer
+from redline.recipes.config import load_yaml
 from redline.runs.checkpoint import load_newest
 from redline.runtime.experiment import Experiment
 from redline.runtime.parts import Parts, assemble
-from redline.types import Unroll
+from redline.types import ActInput, Unroll
 
 pytestmark = pytest.mark.gpu
 
-SMALL = ("run.tensorboard=false", "run.debug=true")
+SMALL = ("run.tensorboard=false", "run.debug=true", "parallel.copies=2")
 MORE = {  # what makes a few thousand steps enough to learn from
     "ppo_atari": ("algorithm.unroll=32",),
     "dqn_atari": ("algorithm.learning_starts=256", "replay.capacity=4000"),
@@ -69,8 +71,7 @@ def test_every_recipe_trains_and_is_judged(tmp_path: Path, recipe: str) -> None:
     assert loaded is not None
     assert loaded.state["learner"]["version"] > 0
     assert torch.isfinite(loaded.state["learner"]["weights"]).all()
-    policy = run.load()
-    assert next(policy.network.parameters()).device.type == "cuda"
+    assert load_yaml(Experiment, run.path / "config.yaml").learner.device == "cuda"
     if not recipe.endswith("atari"):
         assert np.isfinite(run.evaluate(2).mean_return)
 
@@ -93,7 +94,8 @@ def test_one_seed_gives_one_result(tmp_path: Path, recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["ppo", "dqn"])
 def test_a_run_goes_on_where_its_checkpoint_stands(tmp_path: Path, recipe: str) -> None:
-    still = ("learner.anneal=false", *["algorithm.anneal_clip=false"] * (recipe == "ppo"))
+    fixed = ["algorithm.anneal_clip=false"] if recipe == "ppo" else ["replay.capacity=1000"]
+    still = ("learner.anneal=false", *fixed)  # whatever else follows from how long the run shall be
     whole = train(tmp_path, recipe, *still, steps=4096, seed=3)
     half = train(tmp_path, recipe, *still, steps=2048, seed=3)
     assert not torch.equal(weights(whole), weights(half))
@@ -200,6 +202,42 @@ def test_recorded_acting_follows_the_weights(precision: Any) -> None:
             torch.testing.assert_close(output.policy, expected.policy, atol=2e-2, rtol=2e-2)
             torch.testing.assert_close(output.value, expected.value, atol=2e-2, rtol=2e-2)
     parts.close()
+
+
+def test_a_recorded_act_draws_anew_each_time_and_says_what_it_drew() -> None:
+    parts = parts_of("ppo_atari", "cuda", "fp32", graphs=True)
+    acting: Any = parts.learner.acting
+    generator = torch.Generator("cuda").manual_seed(3)
+    whole = acting.whole_act(parts.algorithm, generator)
+    shape = parts.spec.observation.shape
+    never = torch.zeros(64, dtype=torch.bool)
+    drawn = []
+    with torch.no_grad():
+        for turn in range(WARM_UP + 30):
+            if turn % 5 == 0:
+                parts.learner.adopt(torch.randn_like(parts.learner.flat).mul_(0.02))
+                observation = torch.randint(0, 256, (64, *shape), dtype=torch.uint8)  # type: ignore[misc]
+            record = whole(ActInput(observation, None, never, None, generator, 0))
+            output, _ = acting.network(observation.cuda()[None], None, never.cuda()[None])
+            expected = parts.algorithm.distribution.log_prob(output.policy[0].cpu(), record["action"])
+            torch.testing.assert_close(record["log_prob"], expected, atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(record["value"], output.value[0].cpu(), atol=2e-2, rtol=2e-2)
+            drawn.append(record["action"])
+    parts.close()
+    alike = [torch.equal(one, other) for one, other in itertools.pairwise(drawn)]
+    assert not any(alike)
+    share = torch.cat(drawn).bincount(minlength=6) / (64 * len(drawn))
+    assert share.min() > 0.02
+
+
+def test_the_planner_measures_both_sides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REDLINE_CACHE", str(tmp_path))
+    found = redline.plan("CartPole-v1", verify=False)
+    for place in ("cuda fp32", "cuda bf16"):
+        assert found.costs.act[place].at(8) > 0
+        assert found.costs.train[place].at(8) > 0
+        assert found.costs.learn[place][1] > 0
+    assert not found.costs.estimated
 
 
 def test_threads_that_share_a_recording_each_get_their_own_result() -> None:

@@ -188,6 +188,9 @@ class Actor:
         self.offset = first_column if own_columns else 0
         self.num_envs = num_envs
         self.generator = torch.Generator(self.device).manual_seed(seed + first_column)
+        # A network on another device may know how to do the whole of ``act`` there at once.
+        whole = getattr(network, "whole_act", None) if getattr(algorithm, "recordable", False) else None
+        self._whole = None if whole is None else whole(algorithm, self.generator)
         self.groups: list[_Group] = []
         self.to_environment = algorithm.to_environment
         start = 0 if own_columns else first_column
@@ -244,8 +247,9 @@ class Actor:
             row.legal[...] = group.now.action_mask
 
     def _input(self, group: _Group, t: int, steps: int) -> ActInput:
+        """On the host."""
         row = group.rows[t]
-        x = ActInput(
+        return ActInput(
             row.observation,
             group.state,
             group.reset,
@@ -256,9 +260,11 @@ class Actor:
             num_environments=self.num_envs,
             record=bool(row.record),
         )
-        return self._to_device(x) if self.device.type != "cpu" else x
 
     def _to_device(self, x: ActInput) -> ActInput:
+        if self.device.type == "cpu":
+            return x
+
         def move(leaf: Tensor) -> Tensor:
             return leaf.to(self.device, non_blocking=True)
 
@@ -270,7 +276,11 @@ class Actor:
 
     def _act(self, group: _Group, t: int, steps: int) -> None:
         begin = time.perf_counter()
-        record, group.state = self.algorithm.act(self.network, self._input(group, t, steps))
+        x = self._input(group, t, steps)
+        if self._whole is not None:
+            record = self._whole(x)
+        else:
+            record, group.state = self.algorithm.act(self.network, self._to_device(x))
         action, row = record["action"], group.rows[t]
         chosen = time.perf_counter()
         group.environment.send(self.to_environment(action))  # environments of this process step in here
@@ -318,7 +328,7 @@ class Actor:
             return
         begin = time.perf_counter()
         assert unroll.bootstrap_value is not None
-        x = self._input(group, len(unroll.action), steps)
+        x = self._to_device(self._input(group, len(unroll.action), steps))
         unroll.bootstrap_value[group.columns] = self.algorithm.value(self.network, x)
         self.clock["acting"] += time.perf_counter() - begin
 

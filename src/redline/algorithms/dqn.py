@@ -54,6 +54,7 @@ class DQN:
     experience: Literal["replay"] = "replay"
     max_lag: int | None = None  # off-policy
     target_network = True
+    recordable = False  # how much an actor explores is counted on the host
     bootstraps = False  # by the target network
     paced = True  # updates are counted by agent steps (``due``), wherever they happen
 

@@ -23,6 +23,7 @@ class ActorCritic:
     experience: Literal["unroll"] = "unroll"
     max_lag: int | None = 1  # batches between the weights that acted and those that learn: on-policy
     target_network = False
+    recordable = True  # ``act`` reads nothing but tensors and the generator
     bootstraps = True  # by the acting weights' value of an unroll's last observation: actors compute it
 
     def __init__(self, config: Any, spec: Spec) -> None:

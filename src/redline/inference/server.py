@@ -43,6 +43,8 @@ class Server:
         self.algorithm, self.network, self.refresh, self.steps = algorithm, network, refresh, steps
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        whole = getattr(network, "whole_act", None) if getattr(algorithm, "recordable", False) else None
+        self._whole = None if whole is None else whole(algorithm, self.generator)
         self.state: Tree = network.initial_state(self.shape.columns)
         workers = self.shape.workers
         self.slot = np.full(workers, -1)  # that each fills; -1: none
@@ -107,9 +109,13 @@ class Server:
 
     def _act(self, who: np.ndarray, version: int) -> None:
         place = self._place(who)
-        record, state = self.algorithm.act(self.network, self._input(place))
-        if self.state is not None:
-            tree_map(lambda mine, new: mine.__setitem__(place.columns, new), self.state, state)
+        x = self._input(place)
+        if self._whole is not None:
+            record = self._whole(x)
+        else:
+            record, state = self.algorithm.act(self.network, self._to_device(x))
+            if self.state is not None:
+                tree_map(lambda mine, new: mine.__setitem__(place.columns, new), self.state, state)
         record = {name: leaf.cpu() for name, leaf in record.items()}  # the same tensors where they are there
         action = record["action"]
         self.tables.sent[place.columns] = self.algorithm.to_environment(action)
@@ -130,7 +136,7 @@ class Server:
     def _finish(self, who: np.ndarray, version: int) -> None:
         if self.algorithm.bootstraps:
             place = self._place(who)
-            place.put_bootstrap(self.algorithm.value(self.network, self._input(place)).cpu())
+            place.put_bootstrap(self.algorithm.value(self.network, self._to_device(self._input(place))).cpu())
         self._stamp(who, 1, version)
         self.tables.done[who] += 1  # before anyone is told: a successor of this server must not count too few
 
@@ -151,14 +157,24 @@ class Server:
         """The leaf on the device; itself where that is the host."""
         return leaf.to(self.device)
 
+    def _to_device(self, x: ActInput) -> ActInput:
+        if self.device.type == "cpu":
+            return x
+        return x._replace(
+            observation=tree_map(self._there, x.observation),
+            reset=self._there(x.reset),
+            action_mask=tree_map(self._there, x.action_mask),
+        )
+
     def _input(self, place: _InPlace | _Gathered) -> ActInput:
+        """On the host, but for the state."""
         observation, reset, mask = place.read()
         columns = place.columns
         return ActInput(
-            tree_map(self._there, observation),
+            observation,
             tree_map(lambda leaf: leaf[columns], self.state),
-            self._there(reset),
-            tree_map(self._there, mask),
+            reset,
+            mask,
             self.generator,
             self.steps(),
             first_environment=columns.start if isinstance(columns, slice) else int(columns[0]),

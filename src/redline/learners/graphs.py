@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from redline.types import Output, Tree, tree_leaves, tree_map
+from redline.types import ActInput, Output, Tree, tree_leaves, tree_map
 
 _RECORDING = threading.Lock()  # one recording at a time in a process: each begins by waiting for the device
 WARM_UP = 3  # eager calls before recording: lazy initialisation must not end up inside the graph
@@ -46,8 +46,11 @@ class Graphed:
     exactly once: the eager calls are real ones, and recording is followed by a replay. Threads may share it.
     """
 
-    def __init__(self, function: Function) -> None:
-        self.function = function
+    def __init__(
+        self, function: Function, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        """device: where batches are brought that come from elsewhere.   generator: what ``function`` draws from."""
+        self.function, self.device, self.generator = function, device, generator
         self._lock = threading.Lock()  # the static tensors are one caller's from copying to cloning
         self._calls: dict[tuple[Any, ...], int] = {}
         self._graphs: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
@@ -71,17 +74,28 @@ class Graphed:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            result = self.function(batch)
+            result = self.function(transform(batch, lambda x: x.to(self.device or x.device)))
         torch.cuda.current_stream().wait_stream(stream)
         return result
 
     def _record(self, batch: Any) -> tuple[Any, Any, Any]:
-        static = transform(batch, lambda x: x.clone())
+        static = transform(batch, lambda x: x.to(self.device or x.device, copy=True))
         graph = torch.cuda.CUDAGraph()
+        if self.generator is not None:
+            graph.register_generator_state(self.generator)
         # What other threads do with the device meanwhile is none of the recording's business.
         with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = self.function(static)
         return graph, static, result
+
+
+def recording_of(call: Callable[[], Any]) -> Callable[[], None]:
+    """A recording of ``call``, which takes nothing and gives nothing back: to time what a recorded pass costs."""
+    Graphed(lambda _: call())._eagerly(None)
+    graph = torch.cuda.CUDAGraph()
+    with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        call()
+    return graph.replay
 
 
 def can_be_recorded(network: nn.Module) -> bool:
@@ -111,3 +125,27 @@ class GraphedActing(nn.Module):
             return self.network(observation, state, reset)
         result = self._forward({"observation": observation, "reset": reset})
         return Output(result["policy"], result["value"]), None
+
+    def whole_act(
+        self, algorithm: Any, generator: torch.Generator
+    ) -> Callable[[ActInput], dict[str, Tensor]]:
+        """An algorithm's act through one graph, the drawing too: inputs from the host, and the record on the host.
+
+        For algorithms whose ``act`` reads nothing but tensors (``recordable``), exploring, by ``generator`` of the
+        network's device.
+        """
+
+        def act(batch: dict[str, Any]) -> dict[str, Tensor]:
+            first = next(tree_leaves(batch["observation"]))
+            never = torch.zeros(len(first), dtype=torch.bool, device=first.device)  # nothing here reads it
+            x = ActInput(batch["observation"], None, never, batch["mask"], generator, 0)
+            record: dict[str, Tensor] = algorithm.act(self.network, x)[0]
+            return record
+
+        recorded = Graphed(act, generator.device, generator)
+
+        def whole(x: ActInput) -> dict[str, Tensor]:
+            record = recorded({"observation": x.observation, "mask": x.action_mask})
+            return {name: leaf.cpu() for name, leaf in record.items()}
+
+        return whole

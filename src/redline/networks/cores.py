@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+# Weights lie in the learner's flat buffer, and cuDNN brings them into its own order at every pass.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
 
 
 class Core(nn.Module):

@@ -99,7 +99,7 @@ def compare(network: nn.Module, spec: Spec, work: Work, clock: Clock = time.thre
     }
 
 
-def _observations(spec: Spec, count: int, device: str) -> Tree:
+def random_observations(spec: Spec, count: int, device: str) -> Tree:
     """[1, count, ...] random ones: a picture of zeros might be multiplied faster."""
     space = copy.deepcopy(
         spec.observation
@@ -115,7 +115,11 @@ def network_passes(
     """An acting pass of so many observations, and a training pass, with the weights in ``dtype``, as ``Learner`` keeps
     them. ``network`` is left as it is."""
     return _passes(
-        network, dtype, _observations(spec, acting, device), _observations(spec, training, device), device
+        network,
+        dtype,
+        random_observations(spec, acting, device),
+        random_observations(spec, training, device),
+        device,
     )
 
 

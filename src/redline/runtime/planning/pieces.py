@@ -17,10 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from redline import environments
 from redline.actors import Actor, allocate
+from redline.learners.graphs import WARM_UP, can_be_recorded, recording_of
+from redline.learners.transfer import Transfer
 from redline.planner.costs import Curve, Work
 from redline.runtime.parts import Parts
-from redline.runtime.precision import network_passes
-from redline.types import Environment, Step, Unroll
+from redline.runtime.precision import network_passes, random_observations
+from redline.types import ActInput, Environment, Step, Unroll, tree_map
 
 LENGTH = 32  # rounds of one timed collection, at most
 TAIL = 64  # values that stand for how long single rounds take
@@ -183,16 +185,19 @@ def resets(parts: Parts, count: int = 3, seconds: float = 3.0) -> tuple[float, f
 
 
 def learning(parts: Parts, unroll: Unroll, seconds: float) -> float:
-    """Seconds of one whole batch: everything the algorithm makes of ``unroll``. Weights change, as in training."""
+    """Seconds of one whole batch: bringing ``unroll`` to the learner's device, and all the algorithm makes of it there.
+    Weights change, as in training."""
     spent: list[float] = []
     begun = time.perf_counter()
     # One thread's own clock stands still while others have the core.
     clock = time.process_time if parts.learner.shards == 1 else time.perf_counter
+    transfer = Transfer(parts.learner.device)
     if parts.learner.device.type == "cuda":
         clock = _finished
+        unroll = unroll.map(torch.Tensor.pin_memory)
     while len(spent) < 3 or time.perf_counter() - begun < seconds:
         begin = clock()
-        parts.algorithm.update(parts.learner, unroll, 0.0)
+        parts.algorithm.update(parts.learner, transfer(unroll), 0.0)
         spent.append(clock() - begin)
         if time.perf_counter() - begun > 4 * seconds and len(spent) >= 2:
             break
@@ -216,9 +221,49 @@ def network_curves(
     each = seconds / (2 * len(sizes))
     for size in sizes:
         forward, backward = network_passes(parts.learner.network, dtype, parts.spec, size, size, device)
+        if device.startswith("cuda") and can_be_recorded(parts.learner.network):
+            forward, backward = recording_of(forward), recording_of(backward)
         act.append((size, fastest_half(forward, each, device)))
         train.append((size, fastest_half(backward, each, device)))
     return Curve.of(act), Curve.of(train)
+
+
+def acting_curve(parts: Parts, sizes: Sequence[int], seconds: float) -> Curve:
+    """Choosing actions on the learner's device against observations, from the host and back to it, as an actor does."""
+    learner, algorithm = parts.learner, parts.algorithm
+    acting: Any = learner.acting
+    device = learner.device
+    generator = torch.Generator(device).manual_seed(0)
+    whole = getattr(acting, "whole_act", None) if getattr(algorithm, "recordable", False) else None
+    whole = None if whole is None else whole(algorithm, generator)
+    host = algorithm.experience == "replay"  # exploration is drawn there
+    found: list[tuple[float, float]] = []
+    for size in sizes:
+        seen = tree_map(lambda x: x[0].pin_memory(), random_observations(parts.spec, size, "cpu"))
+        never = torch.zeros(size, dtype=torch.bool, device=device)
+        x = ActInput(
+            seen,
+            acting.initial_state(size),
+            never,
+            None,
+            generator,
+            10**15,
+        )
+        if host:
+            x = x._replace(generator=torch.Generator().manual_seed(0))
+
+        def act(x: ActInput = x) -> None:
+            if whole is not None:
+                whole(x)
+                return
+            there = tree_map(lambda leaf: leaf.to(device, non_blocking=True), x.observation)
+            algorithm.act(acting, x._replace(observation=there))[0]["action"].cpu()
+
+        with torch.no_grad():
+            for _ in range(WARM_UP + 1):
+                act()
+            found.append((size, fastest_half(act, seconds / len(sizes), str(device))))
+    return Curve.of(found)
 
 
 class _Kernels(TorchDispatchMode):

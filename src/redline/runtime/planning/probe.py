@@ -17,6 +17,7 @@ import torch
 
 from redline.architectures.config import ParallelConfig
 from redline.learners.exchanges.allreduce import AllReduce
+from redline.learners.transfer import Transfer
 from redline.ops.returns import gae
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
@@ -185,10 +186,8 @@ class _Probe:
         """Seconds of one batch, what it is made of (an update from replay: the call), and its optimiser steps."""
         if unroll is None:
             return *self._update(parts), 1.0
-        if parts.learner.device.type == "cuda":
-            unroll = unroll.map(lambda x: x.to(parts.learner.device))
         before = parts.learner.version
-        parts.algorithm.update(parts.learner, unroll, 0.0)
+        parts.algorithm.update(parts.learner, Transfer(parts.learner.device)(unroll), 0.0)
         updates = float(parts.learner.version - before)
         return pieces.learning(parts, unroll, self.budget.learn), unroll, updates
 
@@ -240,9 +239,12 @@ class _Probe:
         acts, trains = {self.place: act}, {self.place: train}
         if torch.cuda.is_available():
             for kind in ("fp32", "bf16"):
-                acts[f"cuda {kind}"], trains[f"cuda {kind}"] = pieces.network_curves(
-                    self.parts, (*sizes, 2048), device="cuda", precision=kind, seconds=self.budget.network
+                place, more = f"cuda {kind}", (*sizes, 2048)
+                _, trains[place] = pieces.network_curves(
+                    self.parts, more, device="cuda", precision=kind, seconds=self.budget.network
                 )
+                with self._sized(1, "cuda", kind) as parts:
+                    acts[place] = pieces.acting_curve(parts, more, self.budget.network / 2)
         return acts, trains
 
     def _estimate(self, learn: float) -> float:
