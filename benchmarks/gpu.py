@@ -157,6 +157,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
 
     ceilings = {n: raw(n, min(options.seconds, 2.0)) for n in options.num_envs}
+    print(json.dumps({"raw": ceilings}), file=sys.stderr, flush=True)
     for num_envs in options.num_envs:
         for precision in options.precisions:
             for recipe in options.recipes:

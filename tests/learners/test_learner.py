@@ -112,6 +112,24 @@ def test_a_restored_learner_goes_on_bit_for_bit(
     )
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "adagrad"])
+def test_a_state_is_restored_into_the_memory_that_there_is(
+    data: tuple[Tensor, Tensor], optimizer: Any
+) -> None:
+    """A CUDA graph goes on reading and writing the statistics that it was recorded with."""
+    model = learner(replace(CONFIG, optimizer=optimizer))
+    model.step(loss, [lambda: data])
+    saved = copy.deepcopy(model.state())
+    kept = [value for each in model._optimizers for value in each.state_dict()["state"][0].values()]
+    places = [value.data_ptr() for value in kept]
+    model.step(loss, [lambda: data])
+    model.load_state(saved)
+    now = [value for each in model._optimizers for value in each.state_dict()["state"][0].values()]
+    assert [value.data_ptr() for value in now] == places
+    before = [value for each in saved["optimizers"] for value in each.values()]
+    assert all(torch.equal(value, old) for value, old in zip(now, before, strict=True))
+
+
 def test_the_target_changes_only_when_copied(data: tuple[Tensor, Tensor]) -> None:
     made = learner()
     made.make_target()

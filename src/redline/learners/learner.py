@@ -333,8 +333,11 @@ def _load_optimizers(optimizers: list[torch.optim.Optimizer], saved: list[dict[s
     for optimizer in optimizers:
         weights = optimizer.param_groups[0]["params"][0]
         stop = start + weights.numel()
-        optimizer.state[weights] = {
-            name: (value[start:stop] if value.dim() else value).clone().to(weights.device)
-            for name, value in joined.items()
-        }
+        kept = optimizer.state[weights]
+        for name, value in joined.items():
+            value = value[start:stop] if value.dim() else value
+            if name in kept:  # in place: a recorded step knows no other memory
+                kept[name].copy_(value)
+            else:
+                kept[name] = value.clone().to(weights.device)
         start = stop

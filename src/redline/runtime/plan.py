@@ -14,6 +14,7 @@ from redline.architectures.model import Architecture, lag_bound
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
 
+FEW = 3  # actors that share an interpreter without waiting for each other much
 OUTSIDE = ("vector", "envpool", "atari", "cartpole")  # environments that step without the interpreter's lock
 LARGE_NETWORK = (
     200_000  # parameters from which two gradient shards beat one (threads cost about 50 us a hand-over)
@@ -113,7 +114,6 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
             "use threads or processes"
         )
     outside = spec.threaded or experiment.environment.backend in OUTSIDE
-    runtime = parallel.runtime if parallel.runtime != "auto" else ("threads" if outside else "processes")
     serves = architecture.name == "seed"  # two workers at least, so that one steps while the other is served
     # Of Accel RL's chunks there are three; a server is a role of its own.
     parallel = replace(parallel, servers=parallel.servers or (3 if architecture.name == "accel_async" else 1))
@@ -122,6 +122,11 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
         every = cores - _servers_at_work(parallel)
     copies = parallel.copies or max(every, 2 if serves else 1)
     copies = min(copies, experiment.sampler.num_envs)
+    # Threads that act ask for the interpreter at every operation: many of them queue for it.
+    few = copies <= FEW or serves or not isinstance(experiment.environment.id, str)
+    runtime = (
+        parallel.runtime if parallel.runtime != "auto" else ("threads" if outside and few else "processes")
+    )
     if architecture.shares_gradients:
         parallel = _sharing(experiment, parallel)
     if parallel.copies > experiment.sampler.num_envs:

@@ -23,7 +23,7 @@ from redline.runtime.crew.weights import WeightStore, byte_views
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.runtime.memory import keep_freed_memory
 from redline.runtime.parts import build_network, shares_of
-from redline.runtime.plan import first_seed
+from redline.runtime.plan import first_seed, has_bf16
 from redline.types import Spec
 
 
@@ -40,7 +40,11 @@ class ActingNetwork:
         self._landed = [flat, *landing.buffers()]
         self.module: nn.Module = landing
         self._there: list[Tensor] = []
-        if device != "cpu":
+        if device == "cpu" and experiment.learner.device != "cpu" and not has_bf16("cpu"):
+            there = flat.float()  # what a GPU multiplies well, this processor may not
+            self.module = twin(landing, there, trainable=False)
+            self._there = [there, *self.module.buffers()]
+        elif device != "cpu":
             there = flat.to(device)
             self.module = twin(landing.to(device), there, trainable=False)
             self._there = [there, *self.module.buffers()]
