@@ -28,6 +28,7 @@ from redline.runs.provenance import provenance
 from redline.runtime.experiment import Experiment
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import Parts, assemble
+from redline.runtime.plan import usable_cores
 from redline.types import Unroll
 
 RECIPES = {
@@ -87,9 +88,8 @@ def throughput(parts: Parts, device: str, seconds: float) -> dict[str, float]:
 
 def raw(num_envs: int, seconds: float) -> float:
     """Agent steps/s of as many Pongs stepped together, random actions, on every core."""
-    environment = environments.make(
-        experiment_of("ppo", "cpu", "fp32", False, num_envs).environment, num_envs
-    )
+    config = experiment_of("ppo", "cpu", "fp32", False, num_envs).environment
+    environment = environments.make(config, num_envs, threads=min(usable_cores(), num_envs))
     chance = np.random.default_rng(0)
     try:
         environment.reset(0)
@@ -147,6 +147,9 @@ def main() -> None:
     if cuda and not torch.cuda.is_available():
         parser.error("no CUDA device here; --device cpu checks the benchmark itself")
     rows: list[dict[str, Any]] = []
+    torch.set_num_threads(
+        1
+    )  # as training does: a team of threads for each small copy would cost more than it gives
 
     def measure(recipe: str, device: str, num_envs: int, precision: str, graphs: bool) -> None:
         parts = assemble(experiment_of(recipe, device, precision, graphs, num_envs))

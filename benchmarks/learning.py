@@ -38,6 +38,7 @@ class Task:
 
 
 PONG_PPO = ("run.stop_at_return=18",)  # else the numbers of the recipe, which are the paper's
+PONG_IMPALA = ("parallel.runtime=threads", "learner.anneal=false", "run.stop_at_return=18")
 TASKS = {
     "cartpole-ppo": Task("CartPole-v1", "ppo", 50_000, ("run.stop_at_return=475",)),
     "halfcheetah-ppo": Task("HalfCheetah-v5", "ppo", 1_000_000),
@@ -48,12 +49,9 @@ TASKS = {
     # As most published curves have it: Pong-v5 repeats the last action instead of the chosen one every fourth time.
     "pong-ppo-exact": Task("ALE/Pong-v5", "ppo", 10_000_000, (*PONG_PPO, "environment.atari.sticky=0"), 4),
     "pong-ppo-fp32": Task("ALE/Pong-v5", "ppo", 10_000_000, (*PONG_PPO, "learner.precision=fp32"), 4),
-    "pong-impala": Task(
-        "ALE/Pong-v5",
-        "impala",
-        6_000_000,
-        ("parallel.runtime=threads", "learner.anneal=false", "run.stop_at_return=18"),
-        4,
+    "pong-impala": Task("ALE/Pong-v5", "impala", 6_000_000, PONG_IMPALA, 4),
+    "pong-impala-exact": Task(
+        "ALE/Pong-v5", "impala", 6_000_000, (*PONG_IMPALA, "environment.atari.sticky=0"), 4
     ),
     "pong-dqn": Task("ALE/Pong-v5", "dqn", 1_000_000, (), 4),
 }

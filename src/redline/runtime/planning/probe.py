@@ -66,11 +66,11 @@ class _Probe:
         self.cores = usable_cores()
         self.replays = uses_replay(experiment)
         self.parts: Parts = assemble(alone(self.experiment))
-        # What was measured once is kept: precision is not asked again.
-        self.experiment = replace(
-            self.experiment,
-            learner=replace(self.experiment.learner, precision=self.parts.experiment.learner.precision),
+        # What was measured once is kept: precision is not asked again. Roles side by side are those of the CPU's plans.
+        learner = replace(
+            self.experiment.learner, device="cpu", precision=self.parts.experiment.learner.precision
         )
+        self.experiment = replace(self.experiment, learner=learner)
         self.place = f"cpu {self.parts.experiment.learner.precision}"
         self.notes: list[str] = []
         self.rooms: dict[int, Collecting] = {}  # by environments: making and resetting some takes seconds

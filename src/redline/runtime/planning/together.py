@@ -16,6 +16,8 @@ from redline.runtime.planning import crews
 from redline.runtime.planning.pieces import Collecting, Round, fastest_half
 from redline.runtime.pool import Pool
 
+MANY = 4  # cores above which actors beside a learner stand for actors alone
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -65,7 +67,9 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
         drag[f"{runtime} actor"] = envs / max(work.steps_per_second, 1e-9) / expected.round
         drag[f"{runtime} learner"] = work.learned / (learn[bench.place][1] * expected.learner)
         uneven[f"{runtime} learner"], start[runtime] = work.uneven, work.start
-        if envs >= bench.cores:
+        if envs >= bench.cores > MANY:  # one actor more or less makes no difference, and all have to start
+            drag[runtime] = drag[f"{runtime} actor"]
+        elif envs >= bench.cores:
             work = crews.actors_at_work(experiment, runtime, bench.cores, seconds)
             period = envs / max(work.steps_per_second, 1e-9)
             drag[runtime] = period / _fair(bench, bench.cores).round

@@ -1,0 +1,43 @@
+"""Any recipe, trained for moments: enough to act, learn, save and be judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import redline
+
+SMALL = ("run.tensorboard=false", "run.debug=true", "parallel.copies=2")
+MORE = {  # what makes a few thousand steps enough to learn from
+    "ppo_atari": ("algorithm.unroll=32",),
+    "dqn_atari": ("algorithm.learning_starts=256", "replay.capacity=4000"),
+    "apex_atari": ("algorithm.learning_starts=256", "replay.capacity=4000", "algorithm.batch=64"),
+    "dqn": ("algorithm.learning_starts=256",),
+    "gorila": ("algorithm.learning_starts=256",),
+    "apex": ("algorithm.learning_starts=256",),
+    "accel_sync_dqn": ("algorithm.learning_starts=256",),
+    "accel_async_dqn": ("algorithm.learning_starts=256",),
+}
+
+
+def environment_of(recipe: str) -> str:
+    if recipe.endswith("atari"):
+        return "ALE/Pong-v5"
+    if recipe.endswith("lstm"):
+        return "redline/Recall-v0"
+    return "Pendulum-v1" if recipe.endswith("mujoco") else "CartPole-v1"
+
+
+def train(
+    folder: Path, recipe: str, *overrides: str, device: str, steps: int = 2560, **options: Any
+) -> redline.Run:
+    """A run of a recipe in the environment that suits it."""
+    return redline.train(
+        environment_of(recipe),
+        recipe,
+        steps=steps,
+        device=device,
+        folder=str(folder),
+        overrides=[*SMALL, *MORE.get(recipe, ()), *overrides],
+        **options,
+    )
