@@ -39,6 +39,7 @@ class Task:
 TASKS = {
     "cartpole": Task("CartPole-v1", "ppo", 475, 400_000),
     "catch": Task("redline/Catch-v0", "ppo", 0.95, 400_000),
+    "recall": Task("redline/Recall-v0", "ppo_lstm", 0.9, 400_000),
     "acrobot": Task("Acrobot-v1", "ppo", -100, 600_000, ("algorithm.gamma=0.99",)),
 }
 

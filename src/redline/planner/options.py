@@ -62,6 +62,9 @@ class Measured:
     lag: dict[str, float] = field(default_factory=dict)
 
 
+LEARNED = 0.5  # of a run's steps, after which its task is learned in the mean: nobody knows, and recipes leave room
+
+
 @dataclass(frozen=True)
 class Ranked:
     """An option with what is expected of it."""
@@ -74,12 +77,12 @@ class Ranked:
 
     @property
     def speed(self) -> float:
-        """Agent steps/s of the whole run, worth as much as steps at zero lag: what plans are ranked by."""
+        """Agent steps/s until the task is learned, worth as much as steps at zero lag: what plans are ranked by."""
         return self.worth(self.prediction.steps_per_second)
 
     def worth(self, rate: float) -> float:
         """The same of any ``rate`` of agent steps/s, predicted or measured."""
-        return 1.0 / (self.samples / max(rate, 1e-9) + self.start)
+        return 1.0 / (self.samples / max(rate, 1e-9) + self.start / LEARNED)
 
 
 @dataclass(frozen=True)

@@ -142,10 +142,10 @@ class TestChoice:
         def predictor(option: Option, *_: Any) -> Prediction:
             return Prediction(1200.0 if option is apart else 1000.0, 1.0, {}, 1.0)
 
-        for steps, first in ((1_000, loop), (11_000, loop), (13_000, apart), (0, apart)):
+        for steps, first in ((2_000, loop), (23_000, loop), (25_000, apart), (0, apart)):
             found = rank([loop, apart], costs, MACHINE, 32, predictor, steps=steps)
             assert found[0].option is first
-        done = rank([apart], costs, MACHINE, 32, predictor, steps=12_000)[0]
+        done = rank([apart], costs, MACHINE, 32, predictor, steps=24_000)[0]  # learned after half of them
         assert done.speed == pytest.approx(12_000 / (2.0 + 12_000 / 1200.0))
         done = replace(done, measured=Measured(600.0, 1.0, 4.0))
         assert speed_of(done) == pytest.approx(12_000 / (2.0 + 12_000 / 600.0))
