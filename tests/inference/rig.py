@@ -19,7 +19,7 @@ from redline.actors.unroll import unroll_forms
 from redline.environments.config import EnvironmentConfig
 from redline.inference.batcher import Batcher, Crowd, Dynamic, LockStep
 from redline.inference.loop import Heard, InferenceLoop
-from redline.inference.server import Server
+from redline.inference.server import Policy, Server
 from redline.inference.tables import Tables, shape_of, table_forms
 from redline.inference.worker import CALLS, Worker
 from redline.runtime.crew.bells import Bell
@@ -44,6 +44,8 @@ class Rig:
         lock: bool = False,
         largest: int = 0,
         patience: float = 0.0,
+        policies: Sequence[Policy] | None = None,
+        assigned: Sequence[int] | None = None,
     ) -> None:
         spec = environments.probe(environment)
         self.shape = shape_of(columns, workers, groups, length, slots)
@@ -58,7 +60,8 @@ class Rig:
         self.log: list[tuple[str, list[int]]] = []
         self.stopping = False
         self.bells = [Bell() for _ in range(workers)]
-        self.server = Server(self.tables, algorithm, network, 0, lambda: self.version, lambda: 0)
+        policies = policies or [Policy(network, lambda: self.version)]
+        self.server = Server(self.tables, algorithm, policies, 0, lambda: 0, assigned=assigned)
         crowd = Crowd(workers, self.tables.done)
         batcher: Batcher = LockStep(crowd, self.shape.groups) if lock else Dynamic(crowd, largest, patience)
         self.loop = InferenceLoop(self.server, batcher, crowd, self, step_timeout=60.0)

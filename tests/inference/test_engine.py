@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from redline.environments.config import EnvironmentConfig
+from redline.inference.server import Policy
 from redline.inference.tables import shape_of
 from tests.inference.rig import Rig
 from tests.inference.worlds import Checked, Counting, Oracle, answer
@@ -70,13 +71,13 @@ def test_recurrent_state_stays_with_its_environment_and_ends_with_its_episode(na
 
 def test_an_unroll_that_spans_versions_says_so() -> None:
     with Rig(checked(), Oracle(), Counting(), workers=2, columns=2, length=8) as rig:
-        refresh = rig.server.refresh
+        refresh = rig.server.policies[0].refresh
 
         def newer() -> int:
             rig.version += 1
             return refresh()
 
-        rig.server.refresh = newer
+        rig.server.policies[0].refresh = newer
         rig.collect(12)
     for unroll in rig.unrolls:
         oldest, newest = unroll["policy_version"][:, 0]
@@ -85,6 +86,43 @@ def test_an_unroll_that_spans_versions_says_so() -> None:
         u["policy_version"][:, 0] for (who, _), u in zip(rig.handed, rig.unrolls, strict=True) if who == 0
     ]
     assert all(after[0] > before[0] for before, after in itertools.pairwise(mine))
+
+
+class Numbered(Counting):
+    """A network that tells which one it is."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Signing(Oracle):
+    """Acts as ``Checked`` wants; its values are the network's number, and half of one more where it bootstraps."""
+
+    def act(self, network: Any, x: Any) -> tuple[dict[str, torch.Tensor], Any]:
+        record, state = super().act(network, x)
+        return record | {"value": torch.full((len(x.observation),), float(network.number))}, state
+
+    def value(self, network: Any, x: Any) -> torch.Tensor:
+        return torch.full((len(x.observation),), network.number + 0.5)
+
+
+@pytest.mark.parametrize("name", ["one-each", "stacked", "small-batches", "lock-step"])
+def test_each_worker_is_acted_for_by_its_own_policy(name: str) -> None:
+    arrangement = ARRANGEMENTS[name]
+    assigned = [(2 * worker) % 3 for worker in range(arrangement["workers"])]
+    policies = [Policy(Numbered(k), lambda k=k: 100 + k) for k in range(3)]
+    with Rig(
+        checked(0.0003), Signing(), Counting(), policies=policies, assigned=assigned, **arrangement
+    ) as rig:
+        rig.collect(40)
+    assert {who for who, _ in rig.handed} == set(range(arrangement["workers"]))
+    for (who, _), unroll in zip(rig.handed, rig.unrolls, strict=True):
+        number = assigned[who]
+        assert (unroll["record"]["value"] == number).all()
+        assert (unroll["bootstrap_value"] == number + 0.5).all()
+        assert (unroll["final_value"][unroll["truncated"]] == number + 0.5).all()
+        assert (unroll["policy_version"] == 100 + number).all()
+    assert sum(unroll["truncated"].sum() for unroll in rig.unrolls) > 5
 
 
 def test_section_10_check_3_a_group_is_never_served_while_it_steps() -> None:

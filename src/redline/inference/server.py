@@ -20,32 +20,46 @@ from redline.types import ActInput, Tree, tree_map
 Index = Any  # slice(first, last) where columns are neighbours, else i64[n]
 
 
+class Policy:
+    """A network to act with, and how it gets its newest weights."""
+
+    def __init__(self, network: Any, refresh: Callable[[], int]) -> None:
+        """refresh: loads the newest weights into ``network`` where there are newer ones, returns their version."""
+        self.network, self.refresh = network, refresh
+        self.whole: Callable[[ActInput], dict[str, Tensor]] | None = None  # an act at once, on another device
+
+
 class Server:
-    """Acts for W workers; keeps where each is in its unroll, and the recurrent state of each environment."""
+    """Acts for W workers; keeps where each is in its unroll, and the recurrent state of each environment.
+
+    Policies are of one shape; each worker is acted for by one of them: a member of a population's, an opponent's.
+    """
 
     def __init__(
         self,
         tables: Tables,
         algorithm: Any,
-        network: Any,
+        policies: Sequence[Policy],
         seed: int,
-        refresh: Callable[[], int],
         steps: Callable[[], int],
         device: str = "cpu",
+        assigned: Sequence[int] | None = None,
     ) -> None:
         """Args:
         seed: of the actions drawn.
-        refresh: loads the newest weights into ``network`` where there are newer ones, returns their version.
         steps: agent steps of the whole run, for exploration schedules.
-        device: where ``network`` computes; tables are on the host.
+        device: where the networks compute; tables are on the host.
+        assigned: of each worker, the number of its policy; None: the first acts for all.
         """
         self.tables, self.shape = tables, tables.shape
-        self.algorithm, self.network, self.refresh, self.steps = algorithm, network, refresh, steps
+        self.algorithm, self.policies, self.steps = algorithm, list(policies), steps
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        whole = getattr(network, "whole_act", None) if getattr(algorithm, "recordable", False) else None
-        self._whole = None if whole is None else whole(algorithm, self.generator)
-        self.state: Tree = network.initial_state(self.shape.columns)
+        for policy in self.policies:
+            if getattr(algorithm, "recordable", False) and hasattr(policy.network, "whole_act"):
+                policy.whole = policy.network.whole_act(algorithm, self.generator)
+        self.state: Tree = self.policies[0].network.initial_state(self.shape.columns)
+        self.assigned = np.zeros(self.shape.workers, np.int64) if assigned is None else np.asarray(assigned)
         workers = self.shape.workers
         self.slot = np.full(workers, -1)  # that each fills; -1: none
         self.time = np.zeros(workers, np.int64)  # rows of it that are complete
@@ -89,31 +103,43 @@ class Server:
           Workers to ring, and workers whose unrolls are complete.
         """
         begin = time.perf_counter()
-        version = self.refresh()
-        who = np.asarray(workers)
+        who, chopped = np.asarray(workers), np.asarray(cut, np.int64)
+        if len(self.policies) == 1:
+            rung, ended = self._serve(self.policies[0], who, chopped)
+        else:
+            rung, ended = [], []
+            for number in np.unique(self.assigned[who]).tolist():
+                mine, mine_cut = (each[self.assigned[each] == number] for each in (who, chopped))
+                found = self._serve(self.policies[number], mine, mine_cut)
+                rung, ended = rung + found[0], ended + found[1]
+        self.batches += 1
+        self.acting += time.perf_counter() - begin
+        return rung, ended
+
+    def _serve(self, policy: Policy, who: np.ndarray, cut: np.ndarray) -> tuple[list[int], list[int]]:
+        """The workers ``who`` of one policy."""
+        version = policy.refresh()
         if len(cut):
-            self._value_final(np.asarray(cut) if len(cut) < len(who) else who)
+            self._value_final(policy, cut)
         ending = self.time[who] == self.shape.length
         ended = who[ending] if ending.any() else who[:0]
         if len(ended):
-            self._finish(ended, version)
+            self._finish(policy, ended, version)
             who = who[~ending]
         if len(who):
             neighbours = who[-1] - who[0] == len(who) - 1
             # Q-learners explore differently in each environment, and know them by the first one's number alone.
             for part in [who] if neighbours or self.algorithm.network_kind != "q" else who[:, None]:
-                self._act(part, version)
-        self.batches += 1
-        self.acting += time.perf_counter() - begin
+                self._act(policy, part, version)
         return who.tolist(), ended.tolist()
 
-    def _act(self, who: np.ndarray, version: int) -> None:
+    def _act(self, policy: Policy, who: np.ndarray, version: int) -> None:
         place = self._place(who)
         x = self._input(place)
-        if self._whole is not None:
-            record = self._whole(x)
+        if policy.whole is not None:
+            record = policy.whole(x)
         else:
-            record, state = self.algorithm.act(self.network, self._to_device(x))
+            record, state = self.algorithm.act(policy.network, self._to_device(x))
             if self.state is not None:
                 tree_map(lambda mine, new: mine.__setitem__(place.columns, new), self.state, state)
         record = {name: leaf.cpu() for name, leaf in record.items()}  # the same tensors where they are there
@@ -133,14 +159,15 @@ class Server:
         columns, slots, _ = self._rows(who)
         self.tables.unroll["policy_version"][slots, which, columns] = version
 
-    def _finish(self, who: np.ndarray, version: int) -> None:
+    def _finish(self, policy: Policy, who: np.ndarray, version: int) -> None:
         if self.algorithm.bootstraps:
             place = self._place(who)
-            place.put_bootstrap(self.algorithm.value(self.network, self._to_device(self._input(place))).cpu())
+            x = self._to_device(self._input(place))
+            place.put_bootstrap(self.algorithm.value(policy.network, x).cpu())
         self._stamp(who, 1, version)
         self.tables.done[who] += 1  # before anyone is told: a successor of this server must not count too few
 
-    def _value_final(self, who: np.ndarray) -> None:
+    def _value_final(self, policy: Policy, who: np.ndarray) -> None:
         """Values of the final observations of truncated episodes, in the states that acted last."""
         columns, slots, times = self._rows(who)
         truncated = np.flatnonzero(self.tables.unroll["truncated"][slots, times - 1, columns])
@@ -150,7 +177,7 @@ class Server:
         index = self._there(torch.from_numpy(columns))
         state = tree_map(lambda leaf: leaf.index_select(0, index), self.state)
         never = torch.zeros(len(columns), dtype=torch.bool, device=self.device)
-        value = self.algorithm.value(self.network, ActInput(final, state, never, None, self.generator, 0))
+        value = self.algorithm.value(policy.network, ActInput(final, state, never, None, self.generator, 0))
         self.tables.unroll["final_value"][slots, times - 1, columns] = value.cpu().numpy()
 
     def _there(self, leaf: Tensor) -> Tensor:

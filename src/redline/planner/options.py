@@ -62,7 +62,9 @@ class Measured:
     lag: dict[str, float] = field(default_factory=dict)
 
 
-LEARNED = 0.5  # of a run's steps, after which its task is learned in the mean: nobody knows, and recipes leave room
+LEARNED = (
+    0.5  # of a run's steps, after which its task is learned in the mean: nobody knows, and recipes leave room
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from redline.inference.batcher import RESTING, Batcher, Crowd, Dynamic, LockStep
 from redline.inference.loop import Heard, InferenceLoop
-from redline.inference.server import Server
+from redline.inference.server import Policy, Server
 from redline.inference.tables import Shape, Tables
 from redline.inference.worker import GENERATION
 from redline.runtime.crew.acting import ActingNetwork
@@ -44,8 +44,11 @@ class InferenceJob:
     spec: Spec
     region: Region
     shape: Shape
-    weights: WeightStore
+    weights: Sequence[WeightStore]  # one a policy
     board: Board  # row 0 is the server's, row 1 + w that of worker w
+    assigned: Sequence[int] | None = (
+        None  # of each worker, the number of its policy; None: the first acts for all
+    )
 
     def run(self, port: Port) -> None:
         """Act for the workers until the run ends; an unroll's slot is ``slots * worker + slot`` on the port."""
@@ -101,17 +104,20 @@ class InferenceJob:
         experiment, tables = self.experiment, Tables(self.region.arrays, self.shape)
         algorithm = make_algorithm(experiment, self.spec)
         device = experiment.learner.device
-        network = ActingNetwork(experiment, self.spec, algorithm.network_kind, device)
+        policies = []
+        for weights in self.weights:
+            network = ActingNetwork(experiment, self.spec, algorithm.network_kind, device)
+            policies.append(Policy(network.module, _refresh(weights, network)))
         seed = first_seed(experiment.run.seed) + GENERATION * int(tables.starts[-1])
         tables.starts[-1] += 1
         server = Server(
             tables,
             algorithm,
-            network.module,
+            policies,
             seed,
-            refresh=_refresh(self.weights, network),
             steps=lambda: self.board.steps,
             device=device,
+            assigned=self.assigned,
         )
         crowd = Crowd(self.shape.workers, tables.done)
         parallel = experiment.parallel

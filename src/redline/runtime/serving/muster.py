@@ -138,7 +138,7 @@ def muster_server(
     board = Board(1 + workers, shared=shared)
     weights = WeightStore(Publication(learner).sizes, shared=shared)
     weights.publish(Publication(learner).views(), learner.version)
-    job = make_job("inference", experiment, parts.spec, region, shape, weights, board)
+    job = make_job("inference", experiment, parts.spec, region, shape, [weights], board)
     inner: Crew = ProcessCrew([job]) if shared else ThreadCrew([job])
     slots = [WorkerSlots(tables, worker) for worker in range(workers)]
     first = [span[0] for span in shape.spans]
