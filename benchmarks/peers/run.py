@@ -58,6 +58,8 @@ PEERS = {
     for peer in (
         Peer("sb3", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8"), to_score=True),
         Peer("sbx", ("cartpole-ppo",), torch=False, to_score=True),
+        Peer("sb3-defaults", ("cartpole-ppo",), to_score=True, flags=("defaults",)),
+        Peer("sbx-defaults", ("cartpole-ppo",), torch=False, to_score=True, flags=("defaults",)),
         Peer("cleanrl", (*PONG_PPO, "cartpole-ppo", "pong-dqn"), repository=CLEANRL[0], commit=CLEANRL[1]),
         Peer("leanrl", PONG_PPO, repository=LEANRL[0], commit=LEANRL[1]),
         Peer("leanrl-compile", PONG_PPO, repository=LEANRL[0], commit=LEANRL[1], flags=("compile",)),
@@ -345,7 +347,12 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peers", type=words, default=list(PEERS), help=f"of {','.join(PEERS)}")
+    parser.add_argument(
+        "--peers",
+        type=words,
+        default=[name for name in PEERS if not name.endswith("-defaults")],
+        help=f"of {','.join(PEERS)}",
+    )
     parser.add_argument(
         "--tasks", type=words, default=["pong-ppo", "cartpole-ppo", "pong-dqn"], help=f"of {','.join(TASKS)}"
     )

@@ -14,6 +14,12 @@ def main() -> None:
     from stable_baselines3.common.env_util import make_vec_env
 
     task = options.task
+    if "defaults" in options.flags:
+        defaults = PPO("MlpPolicy", "CartPole-v1", seed=options.seed)
+        meter = Meter(options)
+        defaults.learn(options.total, callback=make_callback(meter))
+        meter.report(["sbx-rl", "jax", "stable-baselines3", "gymnasium"], "its defaults: one environment")
+        return
     env = make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=options.seed)
     model = PPO(
         "MlpPolicy",
