@@ -65,8 +65,8 @@ def speedup(options: Options) -> Result:
     )
     notes = [
         f"Latency-bound: every environment step sleeps {LATENCY:g} ms, so that cores are not the limit.",
-        "Workers are processes. Starting them, half a minute for 16 on two cores, is not counted: clocks start at the first "
-        "report, after about 500 agent steps.",
+        "Workers are processes. Starting them (16 on two cores: half a minute) is not counted: clocks start with the "
+        "first report, after about 500 agent steps.",
         f"One environment and updates of five steps in each worker; learning rate {RATE:g} for any number of them.",
     ]
     return Result(
