@@ -29,7 +29,7 @@ def environment_of(recipe: str) -> str:
 
 
 def train(
-    folder: Path, recipe: str, *overrides: str, device: str, steps: int = 2560, **options: Any
+    folder: Path, recipe: str, *overrides: str, device: str, steps: int = 1920, **options: Any
 ) -> redline.Run:
     """A run of a recipe in the environment that suits it."""
     return redline.train(
