@@ -37,17 +37,19 @@ class ActingNetwork:
             flat = flat.to(torch.bfloat16)
         landing = twin(network, flat, trainable=False)
         self._views: list[np.ndarray] = byte_views(flat, landing)
-        self._landed = [flat, *landing.buffers()]
+        landed = [flat, *landing.buffers()]
         self.module: nn.Module = landing
-        self._there: list[Tensor] = []
+        self._onward: list[
+            tuple[Tensor, Tensor]
+        ] = []  # where what has landed goes on to, and where it landed
         if device == "cpu" and experiment.learner.device != "cpu" and not has_bf16("cpu"):
             there = flat.float()  # what a GPU multiplies well, this processor may not
             self.module = twin(landing, there, trainable=False)
-            self._there = [there, *self.module.buffers()]
+            self._onward = [(there, flat)]
         elif device != "cpu":
             there = flat.to(device)
             self.module = twin(landing.to(device), there, trainable=False)
-            self._there = [there, *self.module.buffers()]
+            self._onward = list(zip([there, *self.module.buffers()], landed, strict=True))
             if experiment.learner.cuda_graphs and can_be_recorded(self.module):
                 self.module = GraphedActing(self.module)
         self._watching = watch(self.module)
@@ -55,7 +57,7 @@ class ActingNetwork:
     def read(self, weights: WeightStore) -> int:
         """Take the newest weights; returns their version."""
         version = weights.read(self._views)
-        for there, landed in zip(self._there, self._landed, strict=bool(self._there)):
+        for there, landed in self._onward:
             there.copy_(landed)
         tell(self._watching)
         return version
