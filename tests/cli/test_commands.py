@@ -147,7 +147,9 @@ def test_show_lists_draws_and_takes_numbers(folder: Path, capsys: pytest.Capture
 def test_show_gives_a_recipe_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     shown = output("show impala_atari --copies 5", capsys)
     assert shown.startswith("recipe impala_atari: IMPALA on Atari")
-    assert "algorithm impala, 32 environments, runtime processes" in shown  # five actors are too many for threads
+    assert (
+        "algorithm impala, 32 environments, runtime processes" in shown
+    )  # five actors are too many for threads
     assert "actor x 5" in shown
     assert "Lag is 0: one loop" in output("show ppo_atari", capsys)
 
