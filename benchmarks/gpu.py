@@ -147,9 +147,8 @@ def main() -> None:
     if cuda and not torch.cuda.is_available():
         parser.error("no CUDA device here; --device cpu checks the benchmark itself")
     rows: list[dict[str, Any]] = []
-    torch.set_num_threads(
-        1
-    )  # as training does: a team of threads for each small copy would cost more than it gives
+    # As training does: a team of threads for each small copy would cost more than it gives.
+    torch.set_num_threads(1)
 
     def measure(recipe: str, device: str, num_envs: int, precision: str, graphs: bool) -> None:
         parts = assemble(experiment_of(recipe, device, precision, graphs, num_envs))

@@ -130,9 +130,8 @@ def read_options(peer: str, tasks: Sequence[str], arguments: Sequence[str] | Non
         os.environ[name] = str(given.threads)
     if given.threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    scheduled = (
-        given.to_score and "defaults" not in given.flag
-    )  # a peer's own defaults change nothing over a run
+    # A peer's own defaults change nothing over a run.
+    scheduled = given.to_score and "defaults" not in given.flag
     total = SCHEDULE_STEPS if scheduled else FOREVER
     return Options(
         peer,

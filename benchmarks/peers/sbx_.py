@@ -13,30 +13,26 @@ def main() -> None:
     from sbx import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    task = options.task
+    task, note = options.task, "DummyVecEnv"
     if "defaults" in options.flags:
-        defaults = PPO("MlpPolicy", "CartPole-v1", seed=options.seed)
-        meter = Meter(options)
-        defaults.learn(options.total, callback=make_callback(meter))
-        meter.report(["sbx-rl", "jax", "stable-baselines3", "gymnasium"], "its defaults: one environment")
-        return
-    env = make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=options.seed)
-    model = PPO(
-        "MlpPolicy",
-        env,
-        learning_rate=linear(task.learning_rate),
-        n_steps=task.unroll,
-        batch_size=task.minibatch,
-        n_epochs=task.epochs,
-        gamma=task.gamma,
-        gae_lambda=task.gae_lambda,
-        clip_range=linear(task.clip),
-        ent_coef=task.entropy,
-        seed=options.seed,
-    )
+        model, note = PPO("MlpPolicy", "CartPole-v1", seed=options.seed), "its defaults: one environment"
+    else:
+        model = PPO(
+            "MlpPolicy",
+            make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=options.seed),
+            learning_rate=linear(task.learning_rate),
+            n_steps=task.unroll,
+            batch_size=task.minibatch,
+            n_epochs=task.epochs,
+            gamma=task.gamma,
+            gae_lambda=task.gae_lambda,
+            clip_range=linear(task.clip),
+            ent_coef=task.entropy,
+            seed=options.seed,
+        )
     meter = Meter(options)
     model.learn(options.total, callback=make_callback(meter))
-    meter.report(["sbx-rl", "jax", "flax", "stable-baselines3", "gymnasium", "numpy"], "DummyVecEnv")
+    meter.report(["sbx-rl", "jax", "flax", "stable-baselines3", "gymnasium", "numpy"], note)
 
 
 if __name__ == "__main__":

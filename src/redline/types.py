@@ -142,6 +142,18 @@ class ActInput(NamedTuple):
     num_environments: int = 0  # how many those are; 0: these and those numbered before them
     record: bool = False  # whether the actor writes down what the algorithm asked to remember
 
+    def to(self, device: torch.device) -> ActInput:
+        """The same on a device: itself where it is there already. Copies from page-locked memory are not waited for."""
+
+        def move(leaf: Tensor) -> Tensor:
+            return leaf.to(device, non_blocking=True)
+
+        return self._replace(
+            observation=tree_map(move, self.observation),
+            reset=move(self.reset),
+            action_mask=tree_map(move, self.action_mask),
+        )
+
 
 @dataclass
 class Unroll:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from redline.networks.acting import chooser
 from redline.types import ActInput, Environment, Episode, Interruption, Spec, Step, Tree, Unroll, tree_map
 
 Clock = dict[str, float]  # seconds spent in "stepping" and "acting"
@@ -188,9 +189,7 @@ class Actor:
         self.offset = first_column if own_columns else 0
         self.num_envs = num_envs
         self.generator = torch.Generator(self.device).manual_seed(seed + first_column)
-        # A network on another device may know how to do the whole of ``act`` there at once.
-        whole = getattr(network, "whole_act", None) if getattr(algorithm, "recordable", False) else None
-        self._whole = None if whole is None else whole(algorithm, self.generator)
+        self._choose = chooser(algorithm, network, self.generator, self.device)
         self.groups: list[_Group] = []
         self.to_environment = algorithm.to_environment
         start = 0 if own_columns else first_column
@@ -261,26 +260,9 @@ class Actor:
             record=bool(row.record),
         )
 
-    def _to_device(self, x: ActInput) -> ActInput:
-        if self.device.type == "cpu":
-            return x
-
-        def move(leaf: Tensor) -> Tensor:
-            return leaf.to(self.device, non_blocking=True)
-
-        return x._replace(
-            observation=tree_map(move, x.observation),
-            reset=move(x.reset),
-            action_mask=tree_map(move, x.action_mask),
-        )
-
     def _act(self, group: _Group, t: int, steps: int) -> None:
         begin = time.perf_counter()
-        x = self._input(group, t, steps)
-        if self._whole is not None:
-            record = self._whole(x)
-        else:
-            record, group.state = self.algorithm.act(self.network, self._to_device(x))
+        record, group.state = self._choose(self._input(group, t, steps))
         action, row = record["action"], group.rows[t]
         chosen = time.perf_counter()
         group.environment.send(self.to_environment(action))  # environments of this process step in here
@@ -320,7 +302,7 @@ class Actor:
         state = tree_map(lambda x: x.index_select(0, rows.to(x.device)), group.state)
         never = torch.zeros(len(rows), dtype=torch.bool)
         x = ActInput(final, state, never, None, self.generator, 0)
-        value = self.algorithm.value(self.network, self._to_device(x)).cpu()
+        value = self.algorithm.value(self.network, x.to(self.device)).cpu()
         unroll.final_value[t, rows + group.columns.start] = value
 
     def _finish(self, group: _Group, unroll: Unroll, steps: int) -> None:
@@ -328,7 +310,7 @@ class Actor:
             return
         begin = time.perf_counter()
         assert unroll.bootstrap_value is not None
-        x = self._to_device(self._input(group, len(unroll.action), steps))
+        x = self._input(group, len(unroll.action), steps).to(self.device)
         unroll.bootstrap_value[group.columns] = self.algorithm.value(self.network, x)
         self.clock["acting"] += time.perf_counter() - begin
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from redline.inference.tables import SLOT, STEP, TICKET, Tables
+from redline.networks.acting import chooser
 from redline.types import ActInput, Tree, tree_map
 
 Index = Any  # slice(first, last) where columns are neighbours, else i64[n]
@@ -26,7 +27,6 @@ class Policy:
     def __init__(self, network: Any, refresh: Callable[[], int]) -> None:
         """refresh: loads the newest weights into ``network`` where there are newer ones, returns their version."""
         self.network, self.refresh = network, refresh
-        self.whole: Callable[[ActInput], dict[str, Tensor]] | None = None  # an act at once, on another device
 
 
 class Server:
@@ -55,9 +55,10 @@ class Server:
         self.algorithm, self.policies, self.steps = algorithm, list(policies), steps
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        for policy in self.policies:
-            if getattr(algorithm, "recordable", False) and hasattr(policy.network, "whole_act"):
-                policy.whole = policy.network.whole_act(algorithm, self.generator)
+        self._choose = {
+            policy: chooser(algorithm, policy.network, self.generator, self.device)
+            for policy in self.policies
+        }
         self.state: Tree = self.policies[0].network.initial_state(self.shape.columns)
         self.assigned = np.zeros(self.shape.workers, np.int64) if assigned is None else np.asarray(assigned)
         workers = self.shape.workers
@@ -103,13 +104,13 @@ class Server:
           Workers to ring, and workers whose unrolls are complete.
         """
         begin = time.perf_counter()
-        who, chopped = np.asarray(workers), np.asarray(cut, np.int64)
+        who, truncated = np.asarray(workers), np.asarray(cut, np.int64)
         if len(self.policies) == 1:
-            rung, ended = self._serve(self.policies[0], who, chopped)
+            rung, ended = self._serve(self.policies[0], who, truncated)
         else:
             rung, ended = [], []
             for number in np.unique(self.assigned[who]).tolist():
-                mine, mine_cut = (each[self.assigned[each] == number] for each in (who, chopped))
+                mine, mine_cut = (each[self.assigned[each] == number] for each in (who, truncated))
                 found = self._serve(self.policies[number], mine, mine_cut)
                 rung, ended = rung + found[0], ended + found[1]
         self.batches += 1
@@ -135,14 +136,9 @@ class Server:
 
     def _act(self, policy: Policy, who: np.ndarray, version: int) -> None:
         place = self._place(who)
-        x = self._input(place)
-        if policy.whole is not None:
-            record = policy.whole(x)
-        else:
-            record, state = self.algorithm.act(policy.network, self._to_device(x))
-            if self.state is not None:
-                tree_map(lambda mine, new: mine.__setitem__(place.columns, new), self.state, state)
-        record = {name: leaf.cpu() for name, leaf in record.items()}  # the same tensors where they are there
+        record, state = self._choose[policy](self._input(place))
+        if self.state is not None:
+            tree_map(lambda mine, new: mine.__setitem__(place.columns, new), self.state, state)
         action = record["action"]
         self.tables.sent[place.columns] = self.algorithm.to_environment(action)
         place.put(record, version)
@@ -162,7 +158,7 @@ class Server:
     def _finish(self, policy: Policy, who: np.ndarray, version: int) -> None:
         if self.algorithm.bootstraps:
             place = self._place(who)
-            x = self._to_device(self._input(place))
+            x = self._input(place).to(self.device)
             place.put_bootstrap(self.algorithm.value(policy.network, x).cpu())
         self._stamp(who, 1, version)
         self.tables.done[who] += 1  # before anyone is told: a successor of this server must not count too few
@@ -173,25 +169,12 @@ class Server:
         truncated = np.flatnonzero(self.tables.unroll["truncated"][slots, times - 1, columns])
         columns, slots, times = columns[truncated], slots[truncated], times[truncated]
         final = tree_map(lambda leaf: torch.from_numpy(np.take(leaf, columns, 0)), self.tables.final)
-        final = tree_map(self._there, final)
-        index = self._there(torch.from_numpy(columns))
-        state = tree_map(lambda leaf: leaf.index_select(0, index), self.state)
-        never = torch.zeros(len(columns), dtype=torch.bool, device=self.device)
-        value = self.algorithm.value(policy.network, ActInput(final, state, never, None, self.generator, 0))
+        index = torch.from_numpy(columns)
+        state = tree_map(lambda leaf: leaf.index_select(0, index.to(leaf.device)), self.state)
+        never = torch.zeros(len(columns), dtype=torch.bool)
+        x = ActInput(final, state, never, None, self.generator, 0).to(self.device)
+        value = self.algorithm.value(policy.network, x)
         self.tables.unroll["final_value"][slots, times - 1, columns] = value.cpu().numpy()
-
-    def _there(self, leaf: Tensor) -> Tensor:
-        """The leaf on the device; itself where that is the host."""
-        return leaf.to(self.device)
-
-    def _to_device(self, x: ActInput) -> ActInput:
-        if self.device.type == "cpu":
-            return x
-        return x._replace(
-            observation=tree_map(self._there, x.observation),
-            reset=self._there(x.reset),
-            action_mask=tree_map(self._there, x.action_mask),
-        )
 
     def _input(self, place: _InPlace | _Gathered) -> ActInput:
         """On the host, but for the state."""

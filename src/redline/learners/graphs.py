@@ -91,11 +91,11 @@ class Graphed:
 
 def recording_of(call: Callable[[], Any]) -> Callable[[], None]:
     """A recording of ``call``, which takes nothing and gives nothing back: to time what a recorded pass costs."""
-    Graphed(lambda _: call())._eagerly(None)
-    graph = torch.cuda.CUDAGraph()
-    with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        call()
-    return graph.replay
+    graphed = Graphed(lambda _: call())
+    graphed._eagerly(None)
+    graph, _, _ = graphed._record(None)
+    replay: Callable[[], None] = graph.replay
+    return replay
 
 
 def can_be_recorded(network: nn.Module) -> bool:

@@ -124,9 +124,9 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
     copies = min(copies, experiment.sampler.num_envs)
     # Threads that act ask for the interpreter at every operation: many of them queue for it.
     few = copies <= FEW or serves or not isinstance(experiment.environment.id, str)
-    runtime = (
-        parallel.runtime if parallel.runtime != "auto" else ("threads" if outside and few else "processes")
-    )
+    runtime = parallel.runtime
+    if runtime == "auto":
+        runtime = "threads" if outside and few else "processes"
     if architecture.shares_gradients:
         parallel = _sharing(experiment, parallel)
     if parallel.copies > experiment.sampler.num_envs:

@@ -35,6 +35,7 @@ def key_of(experiment: Experiment, machine: Machine) -> str:
     replays = uses_replay(experiment)
     batch = algorithm.batch if replays else experiment.sampler.num_envs * algorithm.unroll
     algorithm = replace(algorithm, **({"learning_starts": 0} if replays else {"unroll": 1}))
+    installed = versions()
     parts: list[Any] = [
         machine,
         replace(experiment.environment, backend="auto", workers=0),
@@ -42,7 +43,7 @@ def key_of(experiment: Experiment, machine: Machine) -> str:
         algorithm,
         experiment.learner.optimizer,
         batch,
-        [versions()[name] for name in ("redline", "torch", "numpy")],
+        [installed[name] for name in ("redline", "torch", "numpy")],
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 

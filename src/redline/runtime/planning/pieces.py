@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from redline import environments
 from redline.actors import Actor, allocate
 from redline.learners.graphs import WARM_UP, can_be_recorded, recording_of
 from redline.learners.transfer import Transfer
+from redline.networks.acting import chooser
 from redline.planner.costs import Curve, Work
 from redline.runtime.parts import Parts
 from redline.runtime.precision import network_passes, random_observations
@@ -230,39 +232,20 @@ def network_curves(
 
 def acting_curve(parts: Parts, sizes: Sequence[int], seconds: float) -> Curve:
     """Choosing actions on the learner's device against observations, from the host and back to it, as an actor does."""
-    learner, algorithm = parts.learner, parts.algorithm
-    acting: Any = learner.acting
-    device = learner.device
-    generator = torch.Generator(device).manual_seed(0)
-    whole = getattr(acting, "whole_act", None) if getattr(algorithm, "recordable", False) else None
-    whole = None if whole is None else whole(algorithm, generator)
-    host = algorithm.experience == "replay"  # exploration is drawn there
+    algorithm, acting, device = parts.algorithm, parts.learner.acting, parts.learner.device
+    drawn_on = "cpu" if algorithm.experience == "replay" else device
+    generator = torch.Generator(drawn_on).manual_seed(0)
+    choose = chooser(algorithm, acting, generator, device)
     found: list[tuple[float, float]] = []
     for size in sizes:
         seen = tree_map(lambda x: x[0].pin_memory(), random_observations(parts.spec, size, "cpu"))
-        never = torch.zeros(size, dtype=torch.bool, device=device)
-        x = ActInput(
-            seen,
-            acting.initial_state(size),
-            never,
-            None,
-            generator,
-            10**15,
-        )
-        if host:
-            x = x._replace(generator=torch.Generator().manual_seed(0))
-
-        def act(x: ActInput = x) -> None:
-            if whole is not None:
-                whole(x)
-                return
-            there = tree_map(lambda leaf: leaf.to(device, non_blocking=True), x.observation)
-            algorithm.act(acting, x._replace(observation=there))[0]["action"].cpu()
-
+        state = acting.initial_state(size)  # type: ignore[operator]
+        explored = 10**15  # agent steps, after which Q-learners need the network
+        x = ActInput(seen, state, torch.zeros(size, dtype=torch.bool), None, generator, explored)
         with torch.no_grad():
             for _ in range(WARM_UP + 1):
-                act()
-            found.append((size, fastest_half(act, seconds / len(sizes), str(device))))
+                choose(x)
+            found.append((size, fastest_half(partial(choose, x), seconds / len(sizes), str(device))))
     return Curve.of(found)
 
 
