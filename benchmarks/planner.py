@@ -3,9 +3,10 @@
     python benchmarks/planner.py [CASE ...] [--seconds 4] [--plans 6] [--json FILE]
 
 A case is an environment with a recipe, and perhaps an architecture that it is held to. Of the plans there are, the best
-of each architecture and runtime and a spread of the others are run for some seconds, learning on. Errors are relative,
-of agent steps/s (and, where plans have any, of mean lag). ``chosen`` is what ``redline plan`` would train with after
-trying its best; ``best`` the fastest to learn of all that were run here. ``--plans 1000`` runs every plan there is.
+of each architecture and runtime (on each device, where there is a GPU) and a spread of the others are run for some
+seconds, learning on. Errors are relative, of agent steps/s (and, where plans have any, of mean lag). ``chosen`` is what
+``redline plan`` would train with after trying its best; ``best`` the fastest to learn of all that were run here.
+``--plans 1000`` runs every plan there is.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def measure(name: str, seconds: float, count: int, fresh: bool) -> list[dict[str
     found, _ = options(search)
     ranked = rank(found, costs, costs.machine, search.unroll, every=True, steps=experiment.run.steps)
     would = set(to_try(ranked))  # what the planner itself would try
-    chosen = sorted({*would, *_spread(len(ranked), max(count - len(would), 0))})
+    looked = would | _of_each_place(ranked)
+    chosen = sorted({*looked, *_spread(len(ranked), max(count - len(looked), 0))})
     rows, tried = [], {}
     for index in chosen:
         each = ranked[index]
@@ -74,6 +76,14 @@ def measure(name: str, seconds: float, count: int, fresh: bool) -> list[dict[str
         print(_line(rows[-1]), file=sys.stderr, flush=True)
     _mark(rows, list(tried.values()), [i for i, index in enumerate(tried) if index in would])
     return rows
+
+
+def _of_each_place(ranked: list[Ranked]) -> set[int]:
+    """Where there is a GPU: the best of each architecture and runtime, by where it learns."""
+    seen: dict[tuple[str, str, str], int] = {}
+    for index, each in enumerate(ranked):
+        seen.setdefault((each.option.architecture, each.option.runtime, each.option.learn_on), index)
+    return set(seen.values()) if len({place for _, _, place in seen}) > 1 else set()
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -90,6 +100,8 @@ def _row(case: str, each: Ranked) -> dict[str, Any]:
         "plan": option.name,
         "architecture": option.architecture,
         "runtime": option.runtime,
+        "learns_on": option.learn_on,
+        "acts_on": option.act_on,
         "predicted": round(each.prediction.steps_per_second, 1),
         "measured": round(did.steps_per_second, 1),
         "error": round(error, 4),
@@ -117,7 +129,7 @@ def _mark(rows: list[dict[str, Any]], tried: list[Ranked], would: list[int]) -> 
 def _line(row: dict[str, Any]) -> str:
     lag = f" lag {row['lag_predicted']} / {row['lag_measured']}" if "lag_measured" in row else ""
     return (
-        f"{row['case']:20} {row['plan']:66} {row['predicted']:>9,.0f} {row['measured']:>9,.0f} "
+        f"{row['case']:20} {row['plan']:66} {row['learns_on']:9} {row['predicted']:>9,.0f} {row['measured']:>9,.0f} "
         f"{row['error']:+7.1%}{lag}"
     )
 

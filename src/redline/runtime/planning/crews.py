@@ -113,7 +113,8 @@ def _drive(
         if not first and now - begin > WARM:
             first, before, core = now, taken, time.process_time()
             spent.clear()
-        if first and now - first > seconds and (learn is None or len(spent) > 1) and taken > before:
+        enough = learn is None or len(spent) > 1 or (spent and now - first > 2 * seconds)
+        if first and now - first > seconds and enough and taken > before:
             break
     steps = taken - before
     learned = float(np.median(spent)) if spent else 0.0

@@ -201,7 +201,7 @@ def learning(parts: Parts, unroll: Unroll, seconds: float) -> float:
         begin = clock()
         parts.algorithm.update(parts.learner, transfer(unroll), 0.0)
         spent.append(clock() - begin)
-        if time.perf_counter() - begun > 4 * seconds and len(spent) >= 2:
+        if time.perf_counter() - begun > 2 * seconds and len(spent) >= 2:
             break
     kept = sorted(spent[1:])  # the first prepares kernels
     return float(np.median(kept if parts.learner.shards == 1 else kept[: (len(kept) + 1) // 2]))

@@ -214,7 +214,9 @@ class _Probe:
             steps, before = 0, learner.version
             spent: list[float] = []  # of a round
             begun = time.perf_counter()
-            while time.perf_counter() - begun < self.budget.learn or len(spent) < 3:
+            while (passed := time.perf_counter() - begun) < self.budget.learn or len(spent) < 3:
+                if passed > 3 * self.budget.learn and len(spent) == 2:
+                    break
                 begin = time.perf_counter()
                 taken = loop.iterate(steps, 0.0, bool)[0]
                 steps += taken
