@@ -42,6 +42,7 @@ class Costs:
     between: float = (
         0.0  # core-seconds of a loop's batch (of a round, from replay) that no piece accounts for
     )
+    between_gpu: float | None = None  # the same of a loop that computes on a GPU; None: not measured
     threaded: bool = (
         False  # whether stepping spreads over cores by itself (simulators in C++ with threads of their own)
     )

@@ -92,10 +92,12 @@ def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
         step = _by_workers(option, costs, machine)
     ratio = option.ratio
     learn, act = learning(option, costs), acting(option, costs, share)
+    measured = costs.between if option.learn_on.startswith("cpu") else costs.between_gpu
+    between = costs.between if measured is None else measured
     if ratio is None:
-        learn = replace(learn, core=learn.core + costs.between * option.threads)
+        learn = replace(learn, core=learn.core + between * option.threads)
     else:
-        act = replace(act, core=act.core + costs.between)
+        act = replace(act, core=act.core + between)
     slow = _drag(costs, "shards") if option.shards > 1 else 1.0  # what learns was measured with its threads
     return Workload(
         cores=machine.cores,

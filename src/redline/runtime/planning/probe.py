@@ -28,7 +28,7 @@ from redline.runtime.plan import usable_cores
 from redline.runtime.planning import crews, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
-from redline.runtime.planning.together import Budget, in_company, with_servers
+from redline.runtime.planning.together import ON_GPU, Budget, in_company, with_servers
 from redline.runtime.planning.trial import soon
 from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.reducers import Rows, SharedReducer
@@ -98,7 +98,9 @@ class _Probe:
             self.say("the network alone")
             act, train = self._network()
             self.say("roles side by side")
-            between = self._between(learn[self.place][1])
+            between, on_gpu = self._between(learn[self.place][1]), None
+            if ON_GPU in act:
+                on_gpu = self._between_on_gpu(learn[ON_GPU][1], act[ON_GPU])
             company = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
@@ -130,6 +132,7 @@ class _Probe:
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
                 **company,
                 between=between,
+                between_gpu=on_gpu,
                 threaded=parts.spec.threaded,
                 reset=pieces.resets(parts),
                 flops=flops,
@@ -189,7 +192,8 @@ class _Probe:
         before = parts.learner.version
         parts.algorithm.update(parts.learner, Transfer(parts.learner.device)(unroll), 0.0)
         updates = float(parts.learner.version - before)
-        return pieces.learning(parts, unroll, self.budget.learn), unroll, updates
+        seconds = self.budget.learn if parts.learner.device.type == "cpu" else self.budget.gpu
+        return pieces.learning(parts, unroll, seconds), unroll, updates
 
     def _update(self, parts: Parts) -> tuple[float, Any]:
         """Seconds of one update from a replay, the drawing and the priorities with it; and what does it."""
@@ -208,14 +212,38 @@ class _Probe:
 
     def _between(self, learn: float) -> float:
         """Core-seconds of a loop's batch (of a round, where it learns from replay) that no piece accounts for."""
-        loop, envs = make_loop(self.parts), self.experiment.sampler.num_envs
-        learner, each = self.parts.learner, self.round(envs)
+        whole, each = self._loop(self.parts, self.budget.learn), self.round(self.experiment.sampler.num_envs)
+        if self.replays:
+            known = each.act + each.record + max(each.step.alone, self._due * learn)
+            return float(np.clip(whole - known, 0.0, whole / 2))
+        known = each.alone + (each.act + learn) / self._length  # with the value after the unroll's end
+        return self._length * float(np.clip(whole - known, 0.0, whole / 2))
+
+    def _between_on_gpu(self, learn: float, act: Curve) -> float:
+        """The same of a loop that computes on the GPU, and steps on every core where its environments can."""
+        envs = self.experiment.sampler.num_envs
+        each, width = self.round(envs), min(self.cores, envs) if self.parts.spec.threaded else 1
+        with self._sized(1, *ON_GPU.split()) as parts:
+            whole = self._loop(parts, self.budget.gpu)
+        stepping, acting = each.step.core / width + each.step.wait, act.at(envs)
+        if self.replays:
+            return max(whole - acting - each.record - max(stepping, self._due * learn), 0.0)
+        return max(self._length * (whole - stepping - each.record - acting) - acting - learn, 0.0)
+
+    @property
+    def _due(self) -> float:
+        """Updates from replay for each round."""
+        return float(self.experiment.sampler.num_envs / self.experiment.algorithm.update_every)  # type: ignore[union-attr]
+
+    def _loop(self, parts: Parts, seconds: float) -> float:
+        """Seconds of a whole loop for each round of its environments, learning on: the median."""
+        loop, envs, learner = make_loop(parts), self.experiment.sampler.num_envs, parts.learner
         try:
             steps, before = 0, learner.version
             spent: list[float] = []  # of a round
             begun = time.perf_counter()
-            while (passed := time.perf_counter() - begun) < self.budget.learn or len(spent) < 3:
-                if passed > 3 * self.budget.learn and len(spent) == 2:
+            while (passed := time.perf_counter() - begun) < seconds or len(spent) < 3:
+                if passed > 3 * seconds and len(spent) == 2:
                     break
                 begin = time.perf_counter()
                 taken = loop.iterate(steps, 0.0, bool)[0]
@@ -224,13 +252,7 @@ class _Probe:
                     spent.append((time.perf_counter() - begin) * envs / taken)
         finally:
             loop.close()
-        whole = float(np.median(spent[1:]))
-        if self.replays:
-            due = envs / self.experiment.algorithm.update_every  # type: ignore[union-attr]
-            known = each.act + each.record + max(each.step.alone, due * learn)
-            return float(np.clip(whole - known, 0.0, whole / 2))
-        known = each.alone + (each.act + learn) / self._length  # with the value after the unroll's end
-        return self._length * float(np.clip(whole - known, 0.0, whole / 2))
+        return float(np.median(spent[1:]))
 
     def _network(self) -> tuple[dict[str, Curve], dict[str, Curve]]:
         sizes = PASSES if _observation_bytes(self.parts.spec.observation) < LARGE else PASSES[:4]
@@ -243,10 +265,10 @@ class _Probe:
             for kind in ("fp32", "bf16"):
                 place, more = f"cuda {kind}", (*sizes, 2048)
                 _, trains[place] = pieces.network_curves(
-                    self.parts, more, device="cuda", precision=kind, seconds=self.budget.network
+                    self.parts, more, device="cuda", precision=kind, seconds=self.budget.gpu
                 )
                 with self._sized(1, "cuda", kind) as parts:
-                    acts[place] = pieces.acting_curve(parts, more, self.budget.network / 2)
+                    acts[place] = pieces.acting_curve(parts, more, self.budget.gpu)
         return acts, trains
 
     def _estimate(self, learn: float) -> float:

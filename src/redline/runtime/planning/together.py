@@ -16,6 +16,7 @@ from redline.runtime.planning import crews
 from redline.runtime.planning.pieces import Collecting, Round, fastest_half
 from redline.runtime.pool import Pool
 
+ON_GPU = "cuda bf16"  # where a server acts, if it can
 MANY = 4  # cores above which actors beside a learner stand for actors alone
 
 
@@ -27,6 +28,7 @@ class Budget:
     learn: float = 1.5
     network: float = 3.0
     crew: float = 1.2
+    gpu: float = 0.6  # a GPU repeats itself exactly, and is fast
 
 
 class Bench(Protocol):
@@ -132,20 +134,26 @@ def fair(each: Round, cores: int, actors: int, width: int, learners: int) -> Fai
 
 
 def with_servers(bench: Bench, costs: Costs) -> Costs:
-    """Inference servers at work: what a batch costs beyond the pass."""
-    envs = bench.experiment.sampler.num_envs
+    """Inference servers at work, on the GPU where there is one: what a batch costs beyond the pass."""
+    experiment, envs = bench.experiment, bench.experiment.sampler.num_envs
     workers = min(max(bench.cores, 2), envs)
     if workers < 2:
         return costs
-    half = bench.round(max(envs // 2, 1))
+    count = max(envs // 2, 1)
+    half, step = bench.round(count), bench.round(max(envs // workers, 1)).step
+    act = half.act
+    if ON_GPU in costs.act:
+        device, precision = ON_GPU.split()
+        learner = replace(experiment.learner, device=device, precision=precision)  # type: ignore[arg-type]
+        experiment, act = replace(experiment, learner=learner), costs.act[ON_GPU].at(count)
     serve: dict[str, Curve] = {}
     for runtime in ("threads", "processes"):
-        work = crews.server_at_work(bench.experiment, runtime, workers, bench.budget.crew)
+        work = crews.server_at_work(experiment, runtime, workers, bench.budget.crew)
         # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
-        both = envs / work.steps_per_second
-        beyond = min(both / 2 - half.act - half.record, both - half.alone)
+        both, served = envs / work.steps_per_second, act + half.record
+        beyond = min(both / 2 - served, both - step.alone - served)
         if half.step.wait > half.step.core:  # what it waits for says nothing of the server: its core does
-            beyond = work.core * max(envs // 2, 1) - half.step.core - half.act - half.record
+            beyond = work.core * count - half.step.core - served
             beyond = serve["threads"].at(1) if runtime == "processes" else beyond
         serve[runtime] = Curve.of([(1, max(beyond, 0.0))])
     return replace(costs, serve=serve)
