@@ -150,6 +150,7 @@ class ActInput(NamedTuple):
 
         return self._replace(
             observation=tree_map(move, self.observation),
+            state=tree_map(move, self.state),
             reset=move(self.reset),
             action_mask=tree_map(move, self.action_mask),
         )

@@ -50,7 +50,7 @@ class Whole:
 
 
 def places(x: ActInput) -> set[str]:
-    leaves = [*x.observation.values(), x.reset, x.action_mask]
+    leaves = [*x.observation.values(), x.reset, x.action_mask, *x.state.values()]
     return {leaf.device.type for leaf in leaves}
 
 
@@ -67,10 +67,17 @@ def test_elsewhere_inputs_are_brought_there_and_the_state_stays() -> None:
     algorithm, x = Algorithm(recordable=False), inputs(META)
     record, state = chooser(algorithm, Whole(), torch.Generator(), META)(x)
     assert places(algorithm.seen[0]) == {"meta"}
-    assert places(x) == {"cpu"}
+    assert places(x) == {"cpu", "meta"}
     assert algorithm.seen[0].steps == 7
-    assert state is x.state
+    assert state["hidden"] is x.state["hidden"]
     assert record["action"].device.type == "cpu"
+
+
+def test_a_state_that_comes_from_a_checkpoint_is_brought_there() -> None:
+    algorithm, x = Algorithm(recordable=False), inputs(CPU)
+    _, state = chooser(algorithm, Whole(), torch.Generator(), META)(x)
+    assert places(x) == {"cpu"}
+    assert state["hidden"].device.type == "meta"
 
 
 def test_a_whole_act_is_given_what_is_on_the_host_and_replaces_the_algorithms() -> None:

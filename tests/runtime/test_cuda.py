@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 from dataclasses import replace
@@ -201,6 +202,31 @@ def test_the_planner_measures_both_sides(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert found.costs.train[place].at(8) > 0
         assert found.costs.learn[place][1] > 0
     assert not found.costs.estimated
+
+
+def test_a_recording_survives_the_end_of_another() -> None:
+    """A recording that only a cycle keeps alive is destroyed when cycles are collected: not while one is made."""
+    thresholds = gc.get_threshold()
+
+    def function(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if torch.cuda.is_current_stream_capturing():
+            gc.set_threshold(1, 1, 1)
+        waste = [[index] for index in range(1000)]  # enough for a collection, were there any
+        return {"y": batch["x"] + len(waste)}
+
+    x = torch.ones(4, device="cuda")
+    gc.set_threshold(10**9)
+    try:
+        forgotten: dict[str, Any] = {"recorded": Graphed(lambda batch: {"y": batch["x"] * 2})}
+        for _ in range(WARM_UP + 1):
+            forgotten["recorded"]({"x": x})
+        forgotten["itself"] = forgotten
+        del forgotten
+        recorded = Graphed(function)
+        for _ in range(WARM_UP + 1):
+            assert recorded({"x": x})["y"].tolist() == [1001.0] * 4
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def test_threads_that_share_a_recording_each_get_their_own_result() -> None:

@@ -6,8 +6,11 @@ cloned before the next replay overwrites them. One graph is kept per signature (
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -71,7 +74,7 @@ class Graphed:
 
     def _eagerly(self, batch: Any) -> Any:
         """On a side stream, as recording demands of the calls before it."""
-        stream = torch.cuda.Stream()
+        stream = _beside(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             result = self.function(transform(batch, lambda x: x.to(self.device or x.device)))
@@ -84,9 +87,28 @@ class Graphed:
         if self.generator is not None:
             graph.register_generator_state(self.generator)
         # What other threads do with the device meanwhile is none of the recording's business.
-        with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with _RECORDING, _no_collection(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = self.function(static)
         return graph, static, result
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """The collector of cycles at rest: were it to destroy another recording meanwhile, it would spoil this one."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@cache
+def _beside(device: int) -> torch.cuda.Stream:
+    """The stream for calls before recording. One for all of them: PyTorch hands 32 out in turn, and the next could be
+    the one that another thread is recording on."""
+    return torch.cuda.Stream(device)
 
 
 def recording_of(call: Callable[[], Any]) -> Callable[[], None]:

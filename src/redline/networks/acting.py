@@ -16,8 +16,8 @@ Choose = Callable[[ActInput], tuple[dict[str, Tensor], Tree]]
 def chooser(algorithm: Any, network: Any, generator: torch.Generator, device: torch.device) -> Choose:
     """``algorithm.act`` with ``network`` on ``device``, for whoever is on the host.
 
-    It takes inputs [B, ...] on the host, but for the recurrent state, which stays on the device, and gives a record
-    [B, ...] on the host, and the next state.
+    It takes inputs [B, ...] on the host and gives a record [B, ...] on the host. The next state stays on the
+    device; one from a checkpoint may be on the host.
 
     generator: what actions are drawn from. A network may do the whole of an act at once (``whole_act``), of algorithms
     whose ``act`` reads nothing but tensors and the generator (``recordable``).
