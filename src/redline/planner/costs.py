@@ -51,7 +51,7 @@ class Work:
     """One piece of work: what cores do, what a GPU does, and what is only waited for, one after another."""
 
     core: float = 0.0  # core-seconds
-    width: int = 1  # cores it can keep busy; with so many it takes core / width seconds
+    width: float = 1  # cores it can keep busy; with so many it takes core / width seconds
     wait: float = 0.0  # seconds without a core: a simulator elsewhere, a sleep
     gpu: float = 0.0  # seconds of one GPU, queued with all else that wants one
     tail: tuple[float, ...] = ()  # how long single pieces take, over their mean (mean 1); empty: all the same

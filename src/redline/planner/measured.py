@@ -46,6 +46,9 @@ class Costs:
     threaded: bool = (
         False  # whether stepping spreads over cores by itself (simulators in C++ with threads of their own)
     )
+    together: float = (
+        1.0  # how much longer their stepping on every core takes than its core-seconds over the cores
+    )
     request: float = 0.0  # core-seconds of a worker's round beyond stepping
     exchange: dict[str, float] = field(
         default_factory=dict

@@ -38,9 +38,17 @@ def round_of(costs: Costs, environments: float) -> Work:
     return Work(core.at(environments) * few, wait=wait.at(environments) * few, tail=nearest.tail)
 
 
-def spread(step: Work, costs: Costs, cores: int) -> Work:
-    """Stepping on up to ``cores`` cores, where the environments do that by themselves."""
-    return replace(step, width=max(cores, 1)) if costs.threaded else step
+def spread(step: Work, costs: Costs, cores: int, environments: float) -> Work:
+    """Stepping so many environments on up to ``cores`` cores, where the environments do that by themselves.
+
+    More threads wait longer for each other: what was seen on all cores of the machine, and in between linearly.
+    """
+    width = max(min(cores, int(environments)), 1)
+    if not costs.threaded or width == 1:
+        return step
+    most = max(min(costs.machine.cores, costs.envs), 2)
+    loss = 1.0 + (costs.together - 1.0) * min((width - 1) / (most - 1), 1.0)
+    return replace(step, width=max(width / loss, 1.0))
 
 
 def acting(option: Option, costs: Costs, environments: float) -> Work:
@@ -87,7 +95,7 @@ def _drag(costs: Costs, name: str) -> float:
 
 def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
     share = option.environments / option.shards
-    step = spread(round_of(costs, share), costs, machine.cores // option.shards)
+    step = spread(round_of(costs, share), costs, machine.cores // option.shards, share)
     if option.workers > 1:
         step = _by_workers(option, costs, machine)
     ratio = option.ratio
@@ -134,7 +142,8 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
     slow = _drag(costs, f"{option.runtime} actor")
     slow = max(slow, _crowd(option, costs, slow))
-    step = spread(round_of(costs, option.environments), costs, machine.cores // option.copies)
+    envs = option.environments
+    step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
     act = acting(option, costs, option.environments)
     learn = learning(option, costs)
     ratio = option.ratio
@@ -205,7 +214,8 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     share = _share(option, costs)
     shared = Work(costs.exchange.get(option.architecture, 0.0))
     slow, late = _drag(costs, option.runtime), _drag(costs, f"{option.runtime} learner")
-    step = spread(round_of(costs, option.environments), costs, machine.cores // option.copies)
+    envs = option.environments
+    step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
     act = acting(option, costs, option.environments)
     ratio = option.ratio
     return Workload(

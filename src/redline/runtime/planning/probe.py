@@ -98,9 +98,10 @@ class _Probe:
             self.say("the network alone")
             act, train = self._network()
             self.say("roles side by side")
-            between, on_gpu = self._between(learn[self.place][1]), None
+            together = self._together()
+            between, on_gpu = self._between(learn[self.place][1], together), None
             if ON_GPU in act:
-                on_gpu = self._between_on_gpu(learn[ON_GPU][1], act[ON_GPU])
+                on_gpu = self._between_on_gpu(learn[ON_GPU][1], act[ON_GPU], together)
             company = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
@@ -134,6 +135,7 @@ class _Probe:
                 between=between,
                 between_gpu=on_gpu,
                 threaded=parts.spec.threaded,
+                together=together,
                 reset=pieces.resets(parts),
                 flops=flops,
                 kernels=kernels,
@@ -210,25 +212,46 @@ class _Probe:
         finally:
             loop.close()
 
-    def _between(self, learn: float) -> float:
+    def _together(self) -> float:
+        """How much longer environments that step on every core take than their core-seconds over the cores."""
+        envs = self.experiment.sampler.num_envs
+        width = min(self.cores, envs)
+        if not self.parts.spec.threaded or width == 1:
+            return 1.0
+        room = Collecting(self.parts, envs, threads=self.cores)
+        try:
+            found = room.measure(self.budget.round).step
+        finally:
+            room.close()
+        return max(found.alone * width / self.round(envs).step.core, 1.0)
+
+    def _stepping(self, together: float) -> float:
+        """Seconds of a round's stepping where one loop has every core."""
+        envs = self.experiment.sampler.num_envs
+        step, width = self.round(envs).step, min(self.cores, envs) if self.parts.spec.threaded else 1
+        return step.core * together / width + step.wait
+
+    def _between(self, learn: float, together: float) -> float:
         """Core-seconds of a loop's batch (of a round, where it learns from replay) that no piece accounts for."""
         whole, each = self._loop(self.parts, self.budget.learn), self.round(self.experiment.sampler.num_envs)
+        stepping = self._stepping(together)
         if self.replays:
-            known = each.act + each.record + max(each.step.alone, self._due * learn)
+            known = each.act + each.record + max(stepping, self._due * learn)
             return float(np.clip(whole - known, 0.0, whole / 2))
-        known = each.alone + (each.act + learn) / self._length  # with the value after the unroll's end
+        known = (
+            stepping + each.act + each.record + (each.act + learn) / self._length
+        )  # the value after its end
         return self._length * float(np.clip(whole - known, 0.0, whole / 2))
 
-    def _between_on_gpu(self, learn: float, act: Curve) -> float:
-        """The same of a loop that computes on the GPU, and steps on every core where its environments can."""
+    def _between_on_gpu(self, learn: float, act: Curve, together: float) -> float:
+        """The same of a loop that computes on the GPU."""
         envs = self.experiment.sampler.num_envs
-        each, width = self.round(envs), min(self.cores, envs) if self.parts.spec.threaded else 1
         with self._sized(1, *ON_GPU.split()) as parts:
             whole = self._loop(parts, self.budget.gpu)
-        stepping, acting = each.step.core / width + each.step.wait, act.at(envs)
+        stepping, acting, record = self._stepping(together), act.at(envs), self.round(envs).record
         if self.replays:
-            return max(whole - acting - each.record - max(stepping, self._due * learn), 0.0)
-        return max(self._length * (whole - stepping - each.record - acting) - acting - learn, 0.0)
+            return max(whole - acting - record - max(stepping, self._due * learn), 0.0)
+        return max(self._length * (whole - stepping - record - acting) - acting - learn, 0.0)
 
     @property
     def _due(self) -> float:
