@@ -45,7 +45,7 @@ PLANS: list[Case] = [
     Case(
         "unknown GPU",
         "plan CartPole-v1 --what-if gpu=rtx4080",
-        r"redline: --what-if: gpu=rtx4080: GPU 'rtx4080' has no .*: did you mean 'rtx4090'\? valid: h100, .*",
+        r"redline: --what-if: gpu=rtx4080: GPU 'rtx4080' has no .*: did you mean 'rtx4090'\? valid: h200, h100, .*",
     ),
     Case(
         "memory without a unit",

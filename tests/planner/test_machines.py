@@ -71,7 +71,7 @@ def test_other_spellings(text: str, name: str, value: object) -> None:
     [
         ("env=2x slower, environment=3x slower", "env is both '2x slower' and '3x slower'"),
         ("gpu=h100x0", "expected 1 to"),
-        ("gpu=h200x2", "GPU 'h200' has no published profile: did you mean 'h100'?"),
+        ("gpu=h800x2", "GPU 'h800' has no published profile: did you mean 'h200'?"),
         ("clock=40", "clock=40: expected GHz"),
         ("price=-1", "price=-1: expected the price"),
         ("cores=four", "cores=four"),
@@ -262,7 +262,7 @@ def test_a_short_machine_file_is_enough(tmp_path: Path) -> None:
         ("cores: 4\nmemory: lots", "memory must be a whole number of 0 or more, got 'lots'"),
         ("cores: 4\nprice: -1", "price must be a number of 0 or more, got -1"),
         ("cores: 4\ngpus: 7", "gpus needs a name"),
-        ("cores: 4\ngpus: h200", "did you mean 'h100'?"),
+        ("cores: 4\ngpus: h800", "did you mean 'h200'?"),
         ("cores: 4\ngpus: {name: h100, count: 0}", "gpus.count must be 1 to"),
         ("cores: 4\ngpus: {name: h100, tflop: 3}", "gpus: unknown key 'tflop': did you mean 'tflops'?"),
         ("cores: .nan", "cores must be a whole number"),
