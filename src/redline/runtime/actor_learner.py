@@ -20,6 +20,7 @@ import numpy as np
 from redline.architectures.model import Architecture, held, lag_bound
 from redline.learners.transfer import Transfer
 from redline.runtime.crew.crews import Muster, muster_actors
+from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.slots import Gatherer
 from redline.runtime.crew.weights import Publication
 from redline.runtime.in_process import Stop
@@ -139,7 +140,7 @@ class ActorLearnerLoop:
         self._recent: deque[int] = deque(maxlen=10_000)
         self.lags: Counter[int] = Counter()  # batches -> unrolls
         self.learning = self.waiting = 0.0
-        self._begun = time.perf_counter()
+        self._shares = Shares()
         self._publish()
 
     @property
@@ -257,10 +258,9 @@ class ActorLearnerLoop:
 
     def gauges(self) -> Gauges:
         """Utilisation of each role, full slots that wait, and lag."""
-        seconds = max(time.perf_counter() - self._begun, 1e-9)
         full = sum(flight.arrived for flight in self.pacer.flights.values())
         return Gauges(
-            roles=self.muster.utilisation(seconds) | {"learner": min(self.learning / seconds, 1.0)},
+            roles=self._shares.of(self.muster.busy() | {"learner": self.learning}),
             queues={"unrolls": float(full)},
             rooms={"unrolls": float(sum(map(len, self.muster.slots)))},
             lag=self._lag_gauges(),

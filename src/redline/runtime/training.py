@@ -16,6 +16,7 @@ from redline.runs.folder import RunFolder
 from redline.runs.metrics import MetricsWriter
 from redline.runs.rng import global_rng_state, load_global_rng_state
 from redline.runtime.crew.evaluating import Evaluator
+from redline.runtime.crew.shares import Shares
 from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
@@ -90,7 +91,7 @@ class Training:
         self._best_due = False
         if restored is not None:
             self._restore(restored)
-        self._began = time.perf_counter()
+        self._began, self._lately = time.perf_counter(), Shares()
         self._before, self._saved = self.counters.elapsed, self._began
         self._rates: deque[tuple[float, int, int]] = deque()
         self._last_clock: tuple[float, dict[str, float]] = (0.0, dict.fromkeys(self.loop.clock, 0.0))
@@ -286,7 +287,7 @@ class Training:
                 action_repeat=parts.spec.action_repeat,
                 returns=list(counters.returns),
                 lengths=list(counters.lengths),
-                shares=_shares(self.loop.clock, {}, now - self._began),
+                shares=_with_rest(self._lately.of(self.loop.clock)),
                 metrics={name: float(value) for name, value in self.metrics.items()},
                 events=self.loop.events(),
                 gauges=self.loop.gauges(),
@@ -308,6 +309,10 @@ def _shares(clock: dict[str, float], before: dict[str, float], seconds: float) -
     shares = {
         name: min(max((value - before.get(name, 0.0)) / seconds, 0.0), 1.0) for name, value in clock.items()
     }
+    return _with_rest(shares)
+
+
+def _with_rest(shares: dict[str, float]) -> dict[str, float]:
     return shares | {"other": max(1.0 - sum(shares.values()), 0.0)}
 
 

@@ -10,6 +10,11 @@ CLOCK = ("stepping", "acting", "learning", "waiting")  # seconds
 EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "discarded", "spare_b")  # counts
 
 
+def working(clock: dict[str, float]) -> float:
+    """Seconds of a clock that were not waited."""
+    return sum(seconds for name, seconds in clock.items() if name != "waiting")
+
+
 class Board:
     """Counters and clocks of ``roles`` roles."""
 

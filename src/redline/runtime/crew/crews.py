@@ -46,11 +46,10 @@ class Muster:
             for episode in self.slots[actor].episodes(slot)
         ]
 
-    def utilisation(self, seconds: float) -> dict[str, float]:
-        """Share of ``seconds`` that the roles spent at work: actors stepping and acting, averaged."""
+    def busy(self) -> dict[str, float]:
+        """Seconds that a role has spent at work so far: an actor stepping and acting, in the mean."""
         clocks = [self.board.clock(role) for role in range(len(self.slots))]
-        busy = sum(clock["stepping"] + clock["acting"] for clock in clocks)
-        return {"actor": min(busy / (seconds * len(clocks)), 1.0)}
+        return {"actor": sum(clock["stepping"] + clock["acting"] for clock in clocks) / len(clocks)}
 
     def clock(self) -> dict[str, float]:
         """Seconds of all actors together, by ``board.CLOCK``'s names."""

@@ -19,6 +19,7 @@ import numpy as np
 from redline.architectures.model import Architecture
 from redline.learners.transfer import Transfer
 from redline.runtime.crew.crews import START, Muster, muster_actors
+from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.weights import Publication
 from redline.runtime.in_process import CHUNK, Stop
 from redline.runtime.parts import Parts
@@ -63,7 +64,7 @@ class ReplayLearnerLoop:
         self._uncounted = 0  # of a restored run, that came in too late to be told of
         self.last: Metrics = {}
         self.learning = self.waiting = 0.0
-        self._begun = time.perf_counter()
+        self._shares = Shares()
 
     @property
     def clock(self) -> dict[str, float]:
@@ -170,14 +171,10 @@ class ReplayLearnerLoop:
 
     def gauges(self) -> Gauges:
         """Utilisation of each role, full slots found waiting, transitions in replay, lag and replay ratio."""
-        seconds = max(time.perf_counter() - self._begun, 1e-9)
         with self.intake.lock:
+            busy = self.muster.busy() | {"replay": self.feeder.seconds, "learner": self.learning}
             return Gauges(
-                roles=self.muster.utilisation(seconds)
-                | {
-                    "replay": min(self.feeder.seconds / seconds, 1.0),
-                    "learner": min(self.learning / seconds, 1.0),
-                },
+                roles=self._shares.of(busy),
                 queues={
                     "unrolls": float(np.mean(self.intake.waited)),
                     "replay": float(self.feeder.size),

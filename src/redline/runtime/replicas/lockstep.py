@@ -14,8 +14,9 @@ from typing import Any
 
 from redline.architectures.model import Architecture
 from redline.runtime import in_process
-from redline.runtime.crew.board import CLOCK
+from redline.runtime.crew.board import working
 from redline.runtime.crew.processes import ProcessCrew
+from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.threads import Crew, ThreadCrew
 from redline.runtime.in_process import Loop, Stop
 from redline.runtime.parts import Parts
@@ -67,7 +68,7 @@ class SynchronousLoop:
         self._deaths = 0
         self._back: set[int] = set()  # copies whose iteration is over
         self._generation = 0
-        self._begun = time.perf_counter()
+        self._shares = Shares()
         jobs: list[Any] = every[1:]
         self.crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
         try:
@@ -183,12 +184,8 @@ class SynchronousLoop:
 
     def gauges(self) -> Gauges:
         """Utilisation of the copies; staleness is zero."""
-        seconds = max(time.perf_counter() - self._begun, 1e-9)
-        clocks = [self.memory.board.clock(role) for role in range(self.copies)]
-        busy = [sum(clock[name] for name in CLOCK if name != "waiting") for clock in clocks]
-        return Gauges(
-            roles={"replica": min(sum(busy) / len(busy) / seconds, 1.0)}, lag={"mean": 0.0}, lag_bound=0
-        )
+        busy = sum(working(self.memory.board.clock(role)) for role in range(self.copies)) / self.copies
+        return Gauges(roles=self._shares.of({"replica": busy}), lag={"mean": 0.0}, lag_bound=0)
 
     def state(self) -> dict[str, Any]:
         """What each copy alone knows; None for one that did not answer in time."""

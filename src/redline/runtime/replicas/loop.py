@@ -14,8 +14,9 @@ import torch
 
 from redline.architectures.model import Architecture
 from redline.learners.exchanges.central import LAGS, Central
-from redline.runtime.crew.board import CLOCK
+from redline.runtime.crew.board import CLOCK, working
 from redline.runtime.crew.processes import ProcessCrew
+from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.threads import Crew, ThreadCrew
 from redline.runtime.in_process import Stop
 from redline.runtime.parts import Parts
@@ -75,7 +76,7 @@ class ReplicaLoop:
         self._turns = [0] * len(jobs)  # at hand of each role
         self._names = (architecture.acting.name, "server")
         self._counted = 0
-        self._begun = time.perf_counter()
+        self._shares = Shares()
 
     @property
     def clock(self) -> dict[str, float]:
@@ -171,15 +172,14 @@ class ReplicaLoop:
 
     def gauges(self) -> Gauges:
         """Utilisation of copies and servers, and staleness."""
-        seconds = max(time.perf_counter() - self._begun, 1e-9)
-        busy = [sum(self.memory.board.clock(role).values()) for role in range(len(self._turns))]
-        waits = [self.memory.board.clock(role)["waiting"] for role in range(len(self._turns))]
-        shares = [min((b - w) / seconds, 1.0) for b, w in zip(busy, waits, strict=True)]
-        roles = {self._names[0]: float(np.mean(shares[: self.copies]))}
+        busy = [working(self.memory.board.clock(role)) for role in range(len(self._turns))]
+        totals = {self._names[0]: float(np.mean(busy[: self.copies]))}
         if self.post is not None:
-            roles[self._names[1]] = float(np.mean(shares[self.copies :]))
+            totals[self._names[1]] = float(np.mean(busy[self.copies :]))
         lag = self._staleness()
-        return Gauges(roles=roles, lag=lag, lag_bound=self.parts.experiment.parallel.max_staleness)
+        return Gauges(
+            roles=self._shares.of(totals), lag=lag, lag_bound=self.parts.experiment.parallel.max_staleness
+        )
 
     def state(self) -> dict[str, Any]:
         """Shared statistics, and what each copy can tell of itself (None for one that did not come to rest in time)."""

@@ -97,12 +97,11 @@ class ServerMuster(Muster):
         """The episodes that ended in the slots of (worker, slot) pairs."""
         return self.tables.episodes(batch)
 
-    def utilisation(self, seconds: float) -> dict[str, float]:
-        """Share of ``seconds`` that workers spent stepping, averaged, and the server acting."""
+    def busy(self) -> dict[str, float]:
+        """Seconds that a worker has spent stepping so far, in the mean, and the server acting."""
         workers = len(self.slots)
         stepping = sum(self.board.clock(1 + worker)["stepping"] for worker in range(workers)) / workers
-        acting = self.board.clock(0)["acting"]
-        return {"worker": min(stepping / seconds, 1.0), "inference": min(acting / seconds, 1.0)}
+        return {"worker": stepping, "inference": self.board.clock(0)["acting"]}
 
     def ask_all(self, what: str) -> list[Any]:
         """The server's answer, or None where it did not come in time."""

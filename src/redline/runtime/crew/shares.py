@@ -1,0 +1,33 @@
+"""How busy somebody has been lately, from totals of seconds that only grow."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+
+WINDOW = 15.0  # seconds that count as lately
+
+
+class Shares:
+    """Shares of the last ``WINDOW`` seconds, or of all the time there was; what was true an hour ago tells nothing."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, Mapping[str, float]]] = deque([(time.perf_counter(), {})])
+
+    def of(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """From the seconds that each has spent so far: its share of the window, in [0, 1].
+
+        A total that has become smaller belongs to somebody who began anew, and counts from zero.
+        """
+        now = time.perf_counter()
+        while len(self._seen) > 1 and now - self._seen[1][0] >= WINDOW:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        if now - self._seen[-1][0] >= WINDOW / 30:  # looks in quick succession are one
+            self._seen.append((now, dict(totals)))
+        shares = {}
+        for name, total in totals.items():
+            spent = total - before.get(name, 0.0)
+            shares[name] = min(max(spent if spent >= 0.0 else total, 0.0) / max(now - then, 1e-9), 1.0)
+        return shares
