@@ -103,6 +103,13 @@ def test_a_slower_environment_costs_more_to_step_and_nothing_else() -> None:
     assert (costs.act, costs.learn, costs.train) == (COSTS.act, COSTS.learn, COSTS.train)
 
 
+def test_a_network_is_kept_and_said_to_change_nothing() -> None:
+    costs, machine = parse_what_if("network=10Gb").apply(COSTS, MACHINE)
+    assert machine.network == pytest.approx(1.25e9)
+    assert [note for note in costs.notes if "network" in note]
+    assert replace(costs, notes=COSTS.notes, machine=COSTS.machine) == COSTS
+
+
 def test_a_clock_scales_what_cores_do_and_not_what_is_waited_for() -> None:
     before = replace(COSTS, step={1: Work(core=1e-3, wait=5e-3)}, exchange={"a3c": 1e-3})
     costs, machine = parse_what_if("clock=1.5").apply(before, MACHINE)

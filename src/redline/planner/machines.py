@@ -28,6 +28,7 @@ MOST_CORES, MOST_GPUS = 1_000_000, 10_000  # more is a slip of the finger
 CLOCK_ERROR = 0.15  # relative: a core of another clock differs in more than its clock
 UNKNOWN_ERROR = 0.3  # relative: another machine's cores, their clock not known
 THREADS_ERROR = 0.2  # relative: a learner of more threads than were measured
+NO_NETWORK = "network: changes nothing, for plans are of one machine and nothing of them crosses it"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class WhatIf:
                 step={n: work.scaled(self.environment) for n, work in costs.step.items()},
                 reset=(costs.reset[0] * self.environment, costs.reset[1] * self.environment),
             )
+        if self.network is not None:
+            costs = replace(costs, notes=(*costs.notes, NO_NETWORK))
         return costs, changed
 
 

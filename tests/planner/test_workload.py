@@ -1,0 +1,63 @@
+"""What an option and measured costs make of it: stepping on many cores; a loop on a GPU, beyond its pieces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from redline.planner.costs import GPU, Curve, Machine, Work
+from redline.planner.options import Option
+from redline.planner.workload import spread, workload
+from tests.planner.sample import COSTS
+
+BIG = Machine("server", cores=16, gpus=GPU("h100", 1))
+ON_BIG = replace(COSTS, machine=BIG, threaded=True, envs=8)
+STEP = Work(core=8e-3)
+
+
+def seconds(step: Work) -> float:
+    """How long stepping takes where the cores are free."""
+    return step.core / step.width + step.wait
+
+
+def test_an_environment_is_not_spread_over_cores() -> None:
+    assert seconds(spread(STEP, ON_BIG, 16, 8)) == pytest.approx(1e-3)
+    assert seconds(spread(STEP, ON_BIG, 16, 32)) == pytest.approx(0.5e-3)
+    assert seconds(spread(STEP, ON_BIG, 4, 8)) == pytest.approx(2e-3)
+    assert spread(STEP, ON_BIG, 16, 1) == STEP
+
+
+def test_environments_that_step_in_python_stay_on_one_core() -> None:
+    assert spread(STEP, replace(ON_BIG, threaded=False), 16, 8) == STEP
+
+
+def test_threads_that_step_together_wait_for_each_other_as_measured() -> None:
+    costs = replace(ON_BIG, together=2.7)
+    assert seconds(spread(STEP, costs, 16, 8)) == pytest.approx(2.7e-3)
+    assert seconds(spread(STEP, costs, 2, 8)) == pytest.approx(
+        4e-3 * (1 + 1.7 / 7)
+    )  # two of them, a seventh of it
+    assert seconds(spread(STEP, replace(ON_BIG, together=50.0), 16, 8)) == pytest.approx(
+        8e-3
+    )  # as one core, at worst
+
+
+@pytest.mark.parametrize(
+    ("place", "own", "expected"),
+    [("cpu fp32", 0.5, 0.1), ("cuda bf16", 0.02, 0.02), ("cuda bf16", None, 0.1)],
+)
+def test_what_a_loop_costs_beyond_its_pieces_is_that_of_its_device(
+    place: str, own: float | None, expected: float
+) -> None:
+    costs = replace(
+        ON_BIG,
+        between=0.1,
+        between_gpu=own,
+        learn={"cpu fp32": {1: 0.36}, "cuda bf16": {1: 0.015}},
+        act=COSTS.act | {"cuda bf16": Curve.of([(1, 2e-4)])},
+    )
+    option = Option("synchronous", "in_process", 1, 8, 20, act_on=place, learn_on=place)
+    learn = workload(option, costs, BIG).learn
+    beyond = learn.core - (0.36 if place.startswith("cpu") else 0.0)
+    assert beyond == pytest.approx(expected)

@@ -1,0 +1,69 @@
+"""What is made of roles that were timed side by side. The timing itself is put in its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from redline import recipes
+from redline.planner.costs import Curve, Work
+from redline.runtime.planning import together
+from redline.runtime.planning.crews import Company
+from redline.runtime.planning.pieces import Round
+from redline.runtime.planning.together import Budget, fair, with_servers
+from tests.planner.sample import COSTS
+
+ROUND = Round(Work(core=4e-3), act=1e-3, record=1e-3)
+
+
+def test_alone_on_enough_cores_nobody_shares() -> None:
+    found = fair(ROUND, cores=4, actors=1, width=2, learners=1)
+    assert (found.round, found.learner) == (pytest.approx(4e-3), 1.0)
+
+
+def test_threads_beyond_the_cores_share_them_while_environments_step() -> None:
+    """Two actors of two stepping threads and a learner on four cores: five threads."""
+    found = fair(ROUND, cores=4, actors=2, width=2, learners=1)
+    stepping = 2e-3 * 5 / 4
+    assert found.round == pytest.approx(stepping + 2e-3)
+    assert found.learner == pytest.approx(1 + 0.25 * stepping / (stepping + 2e-3))
+
+
+def bench(cores: int, envs: int, rounds: dict[int, Round]) -> Any:
+    made = recipes.find("ppo", "CartPole-v1")
+    experiment = replace(made, sampler=replace(made.sampler, num_envs=envs))
+    return SimpleNamespace(experiment=experiment, cores=cores, budget=Budget(), round=rounds.__getitem__)
+
+
+@pytest.fixture
+def at_work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Servers reach 2,000 steps/s in threads and 4,000 in processes; on which device, and in which runtime."""
+    seen: list[tuple[str, str]] = []
+
+    def server_at_work(experiment: Any, runtime: str, workers: int, seconds: float) -> Company:
+        seen.append((experiment.learner.device, runtime))
+        return Company({"threads": 2000.0, "processes": 4000.0}[runtime], core=1e-4)
+
+    monkeypatch.setattr(together.crews, "server_at_work", server_at_work)
+    return seen
+
+
+def test_a_server_costs_what_a_batch_takes_beyond_the_pass(at_work: list[tuple[str, str]]) -> None:
+    """Eight environments, four a batch: 4 ms of two batches in threads, of which 1 ms each is known."""
+    rounds = {4: Round(Work(core=1e-4), 0.8e-3, 0.2e-3), 1: Round(Work(core=0.1e-3), 0.5e-3, 0.1e-3)}
+    found = with_servers(bench(8, 8, rounds), COSTS)
+    assert found.serve["threads"].at(4) == pytest.approx(1e-3)
+    assert found.serve["processes"].at(4) == 0.0
+    assert at_work == [("auto", "threads"), ("auto", "processes")]
+
+
+def test_where_there_is_a_gpu_servers_are_timed_on_it(at_work: list[tuple[str, str]]) -> None:
+    rounds = {4: Round(Work(core=1e-4), 5e-3, 0.2e-3), 1: Round(Work(core=0.1e-3), 5e-3, 0.1e-3)}
+    costs = replace(COSTS, act=COSTS.act | {"cuda bf16": Curve.of([(1, 0.3e-3)])})
+    found = with_servers(bench(8, 8, rounds), costs)
+    assert found.serve["threads"].at(4) == pytest.approx(1.5e-3)
+    assert found.serve["processes"].at(4) == pytest.approx(0.5e-3)
+    assert at_work == [("cuda", "threads"), ("cuda", "processes")]
