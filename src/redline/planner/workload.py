@@ -46,9 +46,13 @@ def spread(step: Work, costs: Costs, cores: int, environments: float) -> Work:
     width = max(min(cores, int(environments)), 1)
     if not costs.threaded or width == 1:
         return step
-    most = max(min(costs.machine.cores, costs.envs), 2)
-    loss = 1.0 + (costs.together - 1.0) * min((width - 1) / (most - 1), 1.0)
-    return replace(step, width=max(width / loss, 1.0))
+    lost = waiting(width, min(costs.machine.cores, costs.envs), costs.together)
+    return replace(step, width=max(width / lost, 1.0))
+
+
+def waiting(width: int, most: int, together: float) -> float:
+    """How much longer stepping on ``width`` threads takes for their waiting, where on ``most`` it is ``together``."""
+    return 1.0 + (together - 1.0) * min((width - 1) / max(most - 1, 1), 1.0)
 
 
 def acting(option: Option, costs: Costs, environments: float) -> Work:

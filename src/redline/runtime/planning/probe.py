@@ -73,6 +73,7 @@ class _Probe:
         self.experiment = replace(self.experiment, learner=learner)
         self.place = f"cpu {self.parts.experiment.learner.precision}"
         self.notes: list[str] = []
+        self.together = 1.0  # see ``Costs``
         self.rooms: dict[int, Collecting] = {}  # by environments: making and resetting some takes seconds
         self.rounds: dict[int, pieces.Round] = {}
 
@@ -98,10 +99,10 @@ class _Probe:
             self.say("the network alone")
             act, train = self._network()
             self.say("roles side by side")
-            together = self._together()
-            between, on_gpu = self._between(learn[self.place][1], together), None
+            self.together = self._together()
+            between, on_gpu = self._between(learn[self.place][1]), None
             if ON_GPU in act:
-                on_gpu = self._between_on_gpu(learn[ON_GPU][1], act[ON_GPU], together)
+                on_gpu = self._between_on_gpu(learn[ON_GPU][1], act[ON_GPU])
             company = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
@@ -135,7 +136,7 @@ class _Probe:
                 between=between,
                 between_gpu=on_gpu,
                 threaded=parts.spec.threaded,
-                together=together,
+                together=self.together,
                 reset=pieces.resets(parts),
                 flops=flops,
                 kernels=kernels,
@@ -225,16 +226,16 @@ class _Probe:
             room.close()
         return max(found.alone * width / self.round(envs).step.core, 1.0)
 
-    def _stepping(self, together: float) -> float:
+    def _stepping(self) -> float:
         """Seconds of a round's stepping where one loop has every core."""
         envs = self.experiment.sampler.num_envs
         step, width = self.round(envs).step, min(self.cores, envs) if self.parts.spec.threaded else 1
-        return step.core * together / width + step.wait
+        return step.core * self.together / width + step.wait
 
-    def _between(self, learn: float, together: float) -> float:
+    def _between(self, learn: float) -> float:
         """Core-seconds of a loop's batch (of a round, where it learns from replay) that no piece accounts for."""
         whole, each = self._loop(self.parts, self.budget.learn), self.round(self.experiment.sampler.num_envs)
-        stepping = self._stepping(together)
+        stepping = self._stepping()
         if self.replays:
             known = each.act + each.record + max(stepping, self._due * learn)
             return float(np.clip(whole - known, 0.0, whole / 2))
@@ -243,12 +244,12 @@ class _Probe:
         )  # the value after its end
         return self._length * float(np.clip(whole - known, 0.0, whole / 2))
 
-    def _between_on_gpu(self, learn: float, act: Curve, together: float) -> float:
+    def _between_on_gpu(self, learn: float, act: Curve) -> float:
         """The same of a loop that computes on the GPU."""
         envs = self.experiment.sampler.num_envs
         with self._sized(1, *ON_GPU.split()) as parts:
             whole = self._loop(parts, self.budget.gpu)
-        stepping, acting, record = self._stepping(together), act.at(envs), self.round(envs).record
+        stepping, acting, record = self._stepping(), act.at(envs), self.round(envs).record
         if self.replays:
             return max(whole - acting - record - max(stepping, self._due * learn), 0.0)
         return max(self._length * (whole - stepping - record - acting) - acting - learn, 0.0)

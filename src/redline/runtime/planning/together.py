@@ -10,6 +10,7 @@ import numpy as np
 
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
+from redline.planner.workload import waiting
 from redline.runtime.experiment import Experiment
 from redline.runtime.parts import Parts
 from redline.runtime.planning import crews
@@ -40,6 +41,7 @@ class Bench(Protocol):
     parts: Parts
     place: str
     replays: bool
+    together: float
 
     def round(self, count: int) -> Round:
         """A round of so many environments on one thread."""
@@ -121,14 +123,17 @@ class Fair:
 def _fair(bench: Bench, actors: int, learners: int = 0) -> Fair:
     """Of ``actors`` that collect for as many environments as the recipe has, beside ``learners``."""
     each = bench.round(max(bench.experiment.sampler.num_envs // actors, 1))
-    width = max(bench.cores // actors, 1) if bench.parts.spec.threaded else 1
-    return fair(each, bench.cores, actors, width, learners)
+    envs = bench.experiment.sampler.num_envs
+    width = min(max(bench.cores // actors, 1), max(envs // actors, 1)) if bench.parts.spec.threaded else 1
+    lost = waiting(width, min(bench.cores, envs), bench.together)
+    return fair(each, bench.cores, actors, width, learners, lost)
 
 
-def fair(each: Round, cores: int, actors: int, width: int, learners: int) -> Fair:
-    """Of ``actors`` whose environments step on ``width`` threads and take ``each`` on one, beside ``learners``."""
+def fair(each: Round, cores: int, actors: int, width: int, learners: int, lost: float = 1.0) -> Fair:
+    """Of ``actors`` whose environments step on ``width`` threads, ``lost`` times as long as these could, and take
+    ``each`` on one, beside ``learners``."""
     crowd = max((actors * width + learners) / cores, 1.0)  # threads to a core while environments step
-    stepping = each.step.core / width * crowd
+    stepping = each.step.core * lost / width * crowd
     whole = stepping + each.step.wait + each.act + each.record
     return Fair(whole, 1.0 + (crowd - 1.0) * stepping / whole)
 
