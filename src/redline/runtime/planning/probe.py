@@ -6,7 +6,6 @@ optimiser and the buffers that training has.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,10 +21,10 @@ from redline.ops.returns import gae
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
 from redline.runtime.experiment import Experiment, uses_replay
-from redline.runtime.in_process import ReplayLoop, make_loop
+from redline.runtime.in_process import ReplayLoop
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.plan import usable_cores
-from redline.runtime.planning import crews, pieces
+from redline.runtime.planning import crews, loops, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
 from redline.runtime.planning.together import ON_GPU, Budget, in_company, with_servers
@@ -36,7 +35,6 @@ from redline.runtime.replicas.reducers import Rows, SharedReducer
 Say = Callable[[str], None]
 MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
-TEAMS = 3  # of threads that step together: how well they do depends on the cores that each finds itself on
 LARGE = 2**18  # bytes of an observation from which the largest passes are left out
 
 
@@ -100,10 +98,11 @@ class _Probe:
             self.say("the network alone")
             act, train = self._network()
             self.say("roles side by side")
-            self.together = self._together()
-            between, on_gpu = self._between(learn[self.place][1]), None
+            self.together = loops.together(self)
+            between, on_gpu = loops.beyond(self, learn[self.place][1]), None
             if ON_GPU in act:
-                on_gpu = self._between_on_gpu(learn[ON_GPU][1], act[ON_GPU])
+                with self._sized(1, *ON_GPU.split()) as on:
+                    on_gpu = loops.beyond_on_gpu(self, on, learn[ON_GPU][1], act[ON_GPU])
             company = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             quiet = min(each.quiet for each in self.rounds.values())
@@ -213,76 +212,6 @@ class _Probe:
             return median_of(update, self.budget.learn, str(parts.learner.device)), update
         finally:
             loop.close()
-
-    def _together(self) -> float:
-        """How much longer environments that step on every core take than their core-seconds over the cores."""
-        envs = self.experiment.sampler.num_envs
-        width = min(self.cores, envs)
-        if not self.parts.spec.threaded or width == 1:
-            return 1.0
-        self.round(envs)
-        found: list[float] = []
-        for _ in range(TEAMS):
-            room = Collecting(self.parts, envs, threads=self.cores)
-            try:
-                room.measure(self.budget.round / 2)
-                found.append(float(np.median(room.watch.durations)))  # resets come too seldom to be compared
-            finally:
-                room.close()
-        usual = float(np.median(found))
-        return max(usual * width / float(np.median(self.room(envs).watch.durations)), 1.0)
-
-    def _stepping(self) -> float:
-        """Seconds of a round's stepping where one loop has every core."""
-        envs = self.experiment.sampler.num_envs
-        step, width = self.round(envs).step, min(self.cores, envs) if self.parts.spec.threaded else 1
-        return step.core * self.together / width + step.wait
-
-    def _between(self, learn: float) -> float:
-        """Core-seconds of a loop's batch (of a round, where it learns from replay) that no piece accounts for."""
-        whole, each = self._loop(self.parts, self.budget.learn), self.round(self.experiment.sampler.num_envs)
-        stepping = self._stepping()
-        if self.replays:
-            known = each.act + each.record + max(stepping, self._due * learn)
-            return float(np.clip(whole - known, 0.0, whole / 2))
-        known = (
-            stepping + each.act + each.record + (each.act + learn) / self._length
-        )  # the value after its end
-        return self._length * float(np.clip(whole - known, 0.0, whole / 2))
-
-    def _between_on_gpu(self, learn: float, act: Curve) -> float:
-        """The same of a loop that computes on the GPU."""
-        envs = self.experiment.sampler.num_envs
-        with self._sized(1, *ON_GPU.split()) as parts:
-            whole = self._loop(parts, self.budget.gpu)
-        stepping, acting, record = self._stepping(), act.at(envs), self.round(envs).record
-        if self.replays:
-            return max(whole - acting - record - max(stepping, self._due * learn), 0.0)
-        return max(self._length * (whole - stepping - record - acting) - acting - learn, 0.0)
-
-    @property
-    def _due(self) -> float:
-        """Updates from replay for each round."""
-        return float(self.experiment.sampler.num_envs / self.experiment.algorithm.update_every)  # type: ignore[union-attr]
-
-    def _loop(self, parts: Parts, seconds: float) -> float:
-        """Seconds of a whole loop for each round of its environments, learning on: the median."""
-        loop, envs, learner = make_loop(parts), self.experiment.sampler.num_envs, parts.learner
-        try:
-            steps, before = 0, learner.version
-            spent: list[float] = []  # of a round
-            begun = time.perf_counter()
-            while (passed := time.perf_counter() - begun) < seconds or len(spent) < 3:
-                if passed > 3 * seconds and len(spent) == 2:
-                    break
-                begin = time.perf_counter()
-                taken = loop.iterate(steps, 0.0, bool)[0]
-                steps += taken
-                if learner.version > before:  # it has begun to learn
-                    spent.append((time.perf_counter() - begin) * envs / taken)
-        finally:
-            loop.close()
-        return float(np.median(spent[1:]))
 
     def _network(self) -> tuple[dict[str, Curve], dict[str, Curve]]:
         sizes = PASSES if _observation_bytes(self.parts.spec.observation) < LARGE else PASSES[:4]

@@ -1,0 +1,96 @@
+"""What one loop costs beyond its pieces: threads that wait for each other, and what no piece accounts for."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from redline.planner.costs import Curve
+from redline.runtime.in_process import make_loop
+from redline.runtime.parts import Parts
+from redline.runtime.planning.pieces import Collecting
+from redline.runtime.planning.together import Bench
+
+TEAMS = 3  # of threads that step together: how well they do depends on the cores that each finds itself on
+
+
+def together(bench: Bench) -> float:
+    """How much longer environments that step on every core take than their core-seconds over the cores."""
+    envs = bench.experiment.sampler.num_envs
+    width = min(bench.cores, envs)
+    if not bench.parts.spec.threaded or width == 1:
+        return 1.0
+    bench.round(envs)
+    found: list[float] = []
+    for _ in range(TEAMS):
+        room = Collecting(bench.parts, envs, threads=bench.cores)
+        try:
+            room.measure(bench.budget.round / 2)
+            found.append(float(np.median(room.watch.durations)))  # resets come too seldom to be compared
+        finally:
+            room.close()
+    alone = float(np.median(bench.room(envs).watch.durations))
+    return max(float(np.median(found)) * width / alone, 1.0)
+
+
+def beyond(bench: Bench, learn: float) -> float:
+    """Core-seconds of a loop's batch (of a round, where it learns from replay) that no piece accounts for."""
+    whole, each = (
+        _loop(bench, bench.parts, bench.budget.learn),
+        bench.round(bench.experiment.sampler.num_envs),
+    )
+    stepping = _stepping(bench)
+    if bench.replays:
+        known = each.act + each.record + max(stepping, _due(bench) * learn)
+        return float(np.clip(whole - known, 0.0, whole / 2))
+    length = _length(bench)
+    known = stepping + each.act + each.record + (each.act + learn) / length  # with the value after its end
+    return length * float(np.clip(whole - known, 0.0, whole / 2))
+
+
+def beyond_on_gpu(bench: Bench, parts: Parts, learn: float, act: Curve) -> float:
+    """The same of a loop of ``parts``, which compute on a GPU."""
+    envs = bench.experiment.sampler.num_envs
+    whole = _loop(bench, parts, bench.budget.gpu)
+    stepping, acting, record = _stepping(bench), act.at(envs), bench.round(envs).record
+    if bench.replays:
+        return max(whole - acting - record - max(stepping, _due(bench) * learn), 0.0)
+    return max(_length(bench) * (whole - stepping - record - acting) - acting - learn, 0.0)
+
+
+def _length(bench: Bench) -> int:
+    return int(bench.experiment.algorithm.unroll)  # type: ignore[union-attr]
+
+
+def _due(bench: Bench) -> float:
+    """Updates from replay for each round."""
+    experiment = bench.experiment
+    return float(experiment.sampler.num_envs / experiment.algorithm.update_every)  # type: ignore[union-attr]
+
+
+def _stepping(bench: Bench) -> float:
+    """Seconds of a round's stepping where one loop has every core."""
+    envs = bench.experiment.sampler.num_envs
+    step, width = bench.round(envs).step, min(bench.cores, envs) if bench.parts.spec.threaded else 1
+    return step.core * bench.together / width + step.wait
+
+
+def _loop(bench: Bench, parts: Parts, seconds: float) -> float:
+    """Seconds of a whole loop for each round of its environments, learning on: the median."""
+    loop, envs, learner = make_loop(parts), bench.experiment.sampler.num_envs, parts.learner
+    try:
+        steps, before = 0, learner.version
+        spent: list[float] = []  # of a round
+        begun = time.perf_counter()
+        while (passed := time.perf_counter() - begun) < seconds or len(spent) < 3:
+            if passed > 3 * seconds and len(spent) == 2:
+                break
+            begin = time.perf_counter()
+            taken = loop.iterate(steps, 0.0, bool)[0]
+            steps += taken
+            if learner.version > before:  # it has begun to learn
+                spent.append((time.perf_counter() - begin) * envs / taken)
+    finally:
+        loop.close()
+    return float(np.median(spent[1:]))
