@@ -111,7 +111,7 @@ class Collecting:
         self.actor.collect(self.unroll, 0, 0)
         self.watch.durations.clear()
         self.actor.clock.update(stepping=0.0, acting=0.0)
-        rounds, wall, core, quiet, longest = 0, 0.0, 0.0, [availability()], 5 * seconds
+        rounds, wall, core, quiet, longest = 0, 0.0, 0.0, [availability()], 4 * seconds
         while wall < seconds or rounds < 2 * self.length:
             then, spent = time.perf_counter(), time.process_time()
             while time.perf_counter() - then < 8 * SPIN:

@@ -26,9 +26,9 @@ class Budget:
     """Seconds for each kind of measurement."""
 
     round: float = 0.6
-    learn: float = 1.5
-    network: float = 3.0
-    crew: float = 1.2
+    learn: float = 1.2
+    network: float = 2.5
+    crew: float = 1.0
     gpu: float = 0.6  # a GPU repeats itself exactly, and is fast
 
 
