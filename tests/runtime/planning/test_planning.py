@@ -273,3 +273,9 @@ def test_a_trial_learns_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_run_that_was_never_measured_is_expected_to_do_nothing_in_particular() -> None:
     assert expectation(experiment_of("a2c")) is None
+
+
+def test_what_an_older_probe_found_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cache.key_of(experiment_of(), MACHINE)
+    monkeypatch.setattr(cache, "REVISION", cache.REVISION + 1)
+    assert cache.key_of(experiment_of(), MACHINE) != before

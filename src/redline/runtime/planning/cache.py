@@ -15,6 +15,7 @@ from redline.planner.measured import Costs
 from redline.runs.provenance import versions
 from redline.runtime.experiment import Experiment, uses_replay
 
+REVISION = 2  # of what a probe measures, and how: what an older one found is measured again
 FRESH = 30 * 86_400  # seconds after which a measurement is made again
 
 
@@ -37,6 +38,7 @@ def key_of(experiment: Experiment, machine: Machine) -> str:
     algorithm = replace(algorithm, **({"learning_starts": 0} if replays else {"unroll": 1}))
     installed = versions()
     parts: list[Any] = [
+        REVISION,
         machine,
         replace(experiment.environment, backend="auto", workers=0),
         experiment.network,
