@@ -12,6 +12,20 @@ def linear(value: float) -> Any:
     return lambda remaining: remaining * value
 
 
+def ppo_settings(task: Any) -> dict[str, Any]:
+    """A task's numbers as the arguments of PPO, in SB3 and SBX alike."""
+    return {
+        "learning_rate": linear(task.learning_rate),
+        "n_steps": task.unroll,
+        "batch_size": task.minibatch,
+        "n_epochs": task.epochs,
+        "gamma": task.gamma,
+        "gae_lambda": task.gae_lambda,
+        "clip_range": linear(task.clip),
+        "ent_coef": task.entropy,
+    }
+
+
 def make_callback(meter: Meter) -> Any:
     """A callback that tells ``meter`` of every iteration's start, and ends the training when it says so."""
     from stable_baselines3.common.callbacks import BaseCallback
@@ -83,21 +97,7 @@ def make_model(options: Options) -> tuple[Any, str]:
             seed=options.seed,
         )
         return model, note
-    model = PPO(
-        policy,
-        env,
-        learning_rate=linear(task.learning_rate),
-        n_steps=task.unroll,
-        batch_size=task.minibatch,
-        n_epochs=task.epochs,
-        gamma=task.gamma,
-        gae_lambda=task.gae_lambda,
-        clip_range=linear(task.clip),
-        ent_coef=task.entropy,
-        device="cpu",
-        seed=options.seed,
-    )
-    return model, note
+    return PPO(policy, env, device="cpu", seed=options.seed, **ppo_settings(task)), note
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common import Meter, read_options
-from sb3_ import linear, make_callback
+from sb3_ import make_callback, ppo_settings
 
 
 def main() -> None:
@@ -17,19 +17,8 @@ def main() -> None:
     if "defaults" in options.flags:
         model, note = PPO("MlpPolicy", "CartPole-v1", seed=options.seed), "its defaults: one environment"
     else:
-        model = PPO(
-            "MlpPolicy",
-            make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=options.seed),
-            learning_rate=linear(task.learning_rate),
-            n_steps=task.unroll,
-            batch_size=task.minibatch,
-            n_epochs=task.epochs,
-            gamma=task.gamma,
-            gae_lambda=task.gae_lambda,
-            clip_range=linear(task.clip),
-            ent_coef=task.entropy,
-            seed=options.seed,
-        )
+        env = make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=options.seed)
+        model = PPO("MlpPolicy", env, seed=options.seed, **ppo_settings(task))
     meter = Meter(options)
     model.learn(options.total, callback=make_callback(meter))
     meter.report(["sbx-rl", "jax", "flax", "stable-baselines3", "gymnasium", "numpy"], note)

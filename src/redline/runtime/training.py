@@ -16,7 +16,7 @@ from redline.runs.folder import RunFolder
 from redline.runs.metrics import MetricsWriter
 from redline.runs.rng import global_rng_state, load_global_rng_state
 from redline.runtime.crew.evaluating import Evaluator
-from redline.runtime.crew.shares import Shares
+from redline.runtime.crew.shares import Shares, shares_of
 from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
@@ -218,7 +218,8 @@ class Training:
         clock = self.loop.clock
         self._last_clock = (elapsed, dict(clock))
         return values | {
-            f"time/{name}": share for name, share in _shares(clock, before, elapsed - then).items()
+            f"time/{name}": share
+            for name, share in _with_rest(shares_of(clock, before, elapsed - then)).items()
         }
 
     def _rate(self) -> tuple[float, float]:
@@ -302,14 +303,6 @@ class Training:
             self.evaluator.close()
         self.writer.close()
         self.parts.close()
-
-
-def _shares(clock: dict[str, float], before: dict[str, float], seconds: float) -> dict[str, float]:
-    seconds = max(seconds, 1e-9)
-    shares = {
-        name: min(max((value - before.get(name, 0.0)) / seconds, 0.0), 1.0) for name, value in clock.items()
-    }
-    return _with_rest(shares)
 
 
 def _with_rest(shares: dict[str, float]) -> dict[str, float]:

@@ -19,17 +19,9 @@ from tests.planner.sample import COSTS
 ROUND = Round(Work(core=4e-3), act=1e-3, record=1e-3)
 
 
-def test_alone_on_enough_cores_nobody_shares() -> None:
-    found = fair(ROUND, cores=4, actors=1, width=2, learners=1)
-    assert (found.round, found.learner) == (pytest.approx(4e-3), 1.0)
-
-
-def test_threads_beyond_the_cores_share_them_while_environments_step() -> None:
-    """Two actors of two stepping threads and a learner on four cores: five threads."""
-    found = fair(ROUND, cores=4, actors=2, width=2, learners=1)
-    stepping = 2e-3 * 5 / 4
-    assert found.round == pytest.approx(stepping + 2e-3)
-    assert found.learner == pytest.approx(1 + 0.25 * stepping / (stepping + 2e-3))
+def test_what_threads_lose_by_waiting_is_part_of_their_fair_share() -> None:
+    found = fair(ROUND, cores=4, actors=1, width=2, learners=1, lost=1.5)
+    assert (found.round, found.learner) == (pytest.approx(3e-3 + 2e-3), 1.0)
 
 
 def bench(cores: int, envs: int, rounds: dict[int, Round]) -> Any:
