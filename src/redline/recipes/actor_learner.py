@@ -27,7 +27,7 @@ def impala() -> Experiment:
     """IMPALA for small tasks: means in place of sums, and Adam, so that the rate carries over between batch sizes."""
     return Experiment(
         recipe="impala",
-        algorithm=IMPALAConfig(unroll=20, reduction="mean", entropy_cost=0.005),
+        algorithm=IMPALAConfig(unroll=10, reduction="mean", gamma=0.98, lambda_=0.9, entropy_cost=0.0),
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
         learner=LearnerConfig(learning_rate=3e-3, anneal=True),
         sampler=SamplerConfig(num_envs=8),
@@ -40,10 +40,10 @@ def impala_lstm() -> Experiment:
     """IMPALA with an LSTM, for tasks that need memory."""
     return Experiment(
         recipe="impala_lstm",
-        algorithm=IMPALAConfig(unroll=20, reduction="mean", entropy_cost=0.02),
+        algorithm=IMPALAConfig(unroll=20, reduction="mean", gamma=0.98, lambda_=0.9, entropy_cost=0.02),
         network=NetworkConfig(hidden=(64,), activation="tanh", core="lstm", core_size=64),
         learner=LearnerConfig(learning_rate=3e-3),
-        sampler=SamplerConfig(num_envs=16),
+        sampler=SamplerConfig(num_envs=8),
         parallel=ParallelConfig(architecture="impala"),
         run=RunConfig(steps=300_000),
     )
@@ -77,7 +77,7 @@ def appo() -> Experiment:
     return Experiment(
         recipe="appo",
         algorithm=APPOConfig(
-            unroll=32, epochs=4, minibatches=4, gamma=0.99, gae_lambda=0.95, entropy_cost=0.0, clip=0.2
+            unroll=32, epochs=4, minibatches=4, gamma=0.98, gae_lambda=0.9, entropy_cost=0.0, clip=0.2
         ),
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
         learner=LearnerConfig(learning_rate=1e-3, anneal=True),
@@ -151,10 +151,10 @@ def a3c() -> Experiment:
     """A3C for small tasks: five-step unrolls, shared RMSProp with epsilon inside the root; a worker steps several."""
     return Experiment(
         recipe="a3c",
-        algorithm=A2CConfig(unroll=5, gamma=0.99, entropy_cost=0.01, value_cost=0.5),
+        algorithm=A2CConfig(unroll=5, gamma=0.98, entropy_cost=0.01, value_cost=0.5),
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
         learner=LearnerConfig(
-            optimizer="rmsprop", learning_rate=1e-3, anneal=True, epsilon=1e-6, epsilon_inside=True
+            optimizer="rmsprop", learning_rate=2e-3, anneal=True, epsilon=1e-6, epsilon_inside=True
         ),
         sampler=SamplerConfig(num_envs=16),
         parallel=ParallelConfig(architecture="a3c"),

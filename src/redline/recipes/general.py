@@ -50,9 +50,9 @@ def a2c() -> Experiment:
     """A2C with RMSProp (Mnih et al. 2016), for small tasks."""
     return Experiment(
         recipe="a2c",
-        algorithm=A2CConfig(unroll=8, entropy_cost=0.01),
+        algorithm=A2CConfig(unroll=8, gamma=0.98, entropy_cost=0.01),
         network=NetworkConfig(hidden=(64, 64), activation="tanh"),
-        learner=LearnerConfig(optimizer="rmsprop", learning_rate=7e-4, epsilon=1e-5, anneal=True),
+        learner=LearnerConfig(optimizer="rmsprop", learning_rate=3e-3, epsilon=1e-5, anneal=True),
         sampler=SamplerConfig(num_envs=16),
         run=RunConfig(steps=500_000),
     )

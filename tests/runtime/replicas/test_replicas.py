@@ -350,7 +350,7 @@ def test_every_algorithm_runs_in_copies(tmp_path: Path, recipe: str, architectur
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "steps", "least"),
-    [("a3c", 100_000, 120), ("gorila", 30_000, 80), ("accel_sync_ppo", 30_000, 120)],
+    [("a3c", 300_000, 120), ("gorila", 100_000, 80), ("accel_sync_ppo", 100_000, 120)],
 )
 def test_copies_learn_to_balance_the_pole(tmp_path: Path, recipe: str, steps: int, least: float) -> None:
     run = redline.train(
