@@ -1,15 +1,15 @@
 """The inference engine, measured: alternation, workers that only wait, and sampling beside the actor of one process.
 
-    python benchmarks/inference.py [alternating waiting sampling ...] [--seconds 4] [--workers 64 256] [--each 1 4]
+    python benchmarks/inference.py [alternating waiting sampling ...] [--seconds 4] [--workers 64 256] [--each 1 8]
 
 Nobody learns: a slot that is handed in is handed out again at once, so this is what the engine can do, not a run.
 
     alternating  10 ms of stepping and 10 ms of acting for half of the environments: milliseconds of half a round in two
                  groups that take turns and in one. In turns the two hide each other: about 10, not 20. (`redline study
                  alternating` has other ratios.)
-    waiting      W workers that each step 1 or 4 environments which sleep 5 ms, around one server: steps/s beside W
-                 times those of one worker, and beside W / 5 ms, which no engine reaches (a sleep is longer than it
-                 says). `sleeps_alone` is what as many threads reach that do nothing but sleep.
+    waiting      W workers that each step 1 or 8 environments, in turn, which sleep 5 ms, around one server: steps/s
+                 beside W times those of one worker, and beside W / 5 ms, which no engine reaches (a sleep is longer
+                 than it says). `sleeps_alone` is what as many threads reach that do nothing but sleep.
     sampling     agent steps/s of CartPole (NumPy, 16 in a batch) and Pong (16 games): the actor of one process with the
                  server's groups, then lock-step (the same bits), then whoever is ready.
 
@@ -41,25 +41,26 @@ PRECISION = "learner.precision=fp32"
 
 
 def rate(parts: Parts, muster: ServerMuster, seconds: float) -> float:
-    """Agent steps/s, once every worker has handed in two unrolls."""
+    """Agent steps/s, once every worker has handed in two unrolls: between two of the server's own counts."""
     workers = parts.experiment.parallel.copies
-    lock_step, rest = parts.experiment.parallel.queue == 0, []
-    seen = steps = 0
-    begin: float | None = None
-    while begin is None or time.perf_counter() - begin < seconds:
-        for worker, slot in muster.crew.wait(0.5):
+    lock_step, rest, seen = parts.experiment.parallel.queue == 0, [], 0
+    counted, begin = -1, None
+    while True:
+        for key in muster.crew.wait(0.02):
             seen += 1
-            if begin is not None:
-                steps += muster.slots[worker].unrolls[slot].reward.numel()
-            rest.append((worker, slot))
-        if lock_step and len(rest) < workers:
-            continue  # as a learner at lag zero: all go back together
-        for key in rest:
-            muster.crew.tell(*key)
-        rest.clear()
-        if begin is None and seen >= 2 * workers:
-            begin = time.perf_counter()
-    return steps / (time.perf_counter() - begin)
+            rest.append(key)
+        if not lock_step or len(rest) >= workers:  # as a learner at lag zero: all go back together
+            for key in rest:
+                muster.crew.tell(*key)
+            rest.clear()
+        now, served = time.perf_counter(), int(muster.board.taken[0])  # told four times a second
+        if served == counted or seen < 2 * workers:
+            continue
+        counted = served
+        if begin is None:
+            begin = now, served
+        elif now - begin[0] >= seconds:
+            return (served - begin[1]) / (now - begin[0])
 
 
 def waiting(workers: list[int], each_steps: int, seconds: float, *overrides: str) -> dict[str, Any]:
@@ -68,7 +69,12 @@ def waiting(workers: list[int], each_steps: int, seconds: float, *overrides: str
     one = 0.0
     for count in [1, *workers]:
         envs = f"sampler.num_envs={count * each_steps}"
-        settings = [f"parallel.copies={count}", envs, "parallel.runtime=processes"]
+        settings = [
+            f"parallel.copies={count}",
+            envs,
+            "parallel.runtime=processes",
+            "environment.backend=inline",
+        ]
         with engine(SLEEPING, 1, *settings, *overrides) as (parts, muster):
             got = rate(parts, muster, seconds)
             busy = muster.board.clock(0)["acting"]
@@ -166,7 +172,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--workers", type=int, nargs="+", default=[64, 256])
     parser.add_argument(
-        "--each", type=int, nargs="+", default=[1, 4], help="environments of a waiting worker"
+        "--each", type=int, nargs="+", default=[1, 8], help="environments of a waiting worker"
     )
     parser.add_argument("--set", nargs="*", default=[], help="overrides for the part `waiting`")
     arguments = parser.parse_args()
