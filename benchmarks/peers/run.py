@@ -72,6 +72,13 @@ PEERS = {
 REDLINE = Peer(
     "redline", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8", *PONG_ACTOR_LEARNER), to_score=True
 )
+PROCESSES = ("parallel.runtime=processes", "parallel.replay=process")
+BESIDE = Peer(  # the same updates for each step, while an actor steps and a replay gathers in processes of their own
+    "redline-beside",
+    ("pong-dqn", "pong-dqn-8"),
+    flags=("parallel.architecture=apex", *PROCESSES, "parallel.copies=1", "learner.threads=1"),
+)
+OURS = (REDLINE.name, BESIDE.name)
 TASKS = REDLINE.tasks
 
 
@@ -262,7 +269,8 @@ def gather(arguments: argparse.Namespace, results: Results) -> list[tuple[Peer, 
     """All jobs in order: by task, and within a task Redline first, then its peers."""
     commands: dict[str, tuple[Peer, list[str]]] = {}
     if arguments.redline:
-        commands["redline"] = (REDLINE, [arguments.redline, str(HERE / "redline_.py")])
+        for ours in (REDLINE, BESIDE):
+            commands[ours.name] = (ours, [arguments.redline, str(HERE / "redline_.py")])
     sources = dict(item.split("=", 1) for item in arguments.source)
     for name in arguments.peers:
         peer = PEERS[name]
@@ -285,7 +293,7 @@ def summary(results: Results, arguments: argparse.Namespace) -> dict[str, Any]:
     medians = results.medians()
     ratios: dict[str, dict[str, Any]] = {}
     for task, rates in medians.items():
-        others = {name: rate for name, rate in rates.items() if name != "redline"}
+        others = {name: rate for name, rate in rates.items() if name not in OURS}
         on_torch = {name: rate for name, rate in others.items() if PEERS[name].torch}
         ratios[task] = {}
         for label, field_ in (("best", others), ("best_torch", on_torch)):
