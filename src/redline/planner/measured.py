@@ -53,7 +53,9 @@ class Costs:
     exchange: dict[str, float] = field(
         default_factory=dict
     )  # architecture -> seconds of sharing one gradient
-    drag: dict[str, float] = field(default_factory=dict)  # runtime -> slow-down while every core is busy
+    drag: dict[str, float] = field(default_factory=dict)
+    # ``threads``, ... -> how much longer than by fair shares of the cores as many actors take as there are cores;
+    # ``threads actor`` and ``learner`` -> fewer actors, by one, and a learner; ``threads full actor``, ... -> all
     uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
     # ``threads learner``, ... -> how long its batches took beside actors, over their mean
     start: dict[str, float] = field(default_factory=dict)  # runtime -> seconds before its roles are at work

@@ -144,7 +144,8 @@ def _by_workers(option: Option, costs: Costs, machine: Machine) -> Work:
 
 def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
-    slow = _drag(costs, f"{option.runtime} actor")
+    crew = _crew(option, costs)
+    slow = _drag(costs, f"{crew} actor")
     slow = max(slow, _crowd(option, costs, slow))
     envs = option.environments
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
@@ -163,8 +164,8 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         act=replace(act, drag=slow),
         learn=replace(
             learn,
-            drag=_drag(costs, f"{option.runtime} learner"),
-            tail=costs.uneven.get(f"{option.runtime} learner", ()),
+            drag=_drag(costs, f"{crew} learner"),
+            tail=costs.uneven.get(f"{crew} learner", ()),
         ),
         updates=1.0 if replays else costs.updates,
         hand=Work(costs.hand.get(option.runtime, WAKE)),
@@ -174,6 +175,13 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         paced=replays and ratio is not None,
         gpus=_gpus(machine),
     )
+
+
+def _crew(option: Option, costs: Costs) -> str:
+    """Under which name the drags of such actors and their learner were measured: few of them, or one for every core."""
+    full = f"{option.runtime} full"
+    many = option.copies >= costs.machine.cores and f"{full} actor" in costs.drag
+    return full if many else option.runtime
 
 
 def _crowd(option: Option, costs: Costs, few: float) -> float:

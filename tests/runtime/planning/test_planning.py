@@ -172,7 +172,7 @@ class TestFairShares:
             (1, 1, 1, 0.014, 1.0),  # a core each
             (1, 2, 0, 0.010, 1.0),  # both cores step
             (1, 2, 1, 0.012, 1.25),  # three threads on two cores for half of the round
-            (2, 1, 1, 0.018, 1.0 + 0.5 * 0.012 / 0.018),  # three threads all the time it steps
+            (2, 1, 1, 0.020, 1.0 + 0.5 * 0.018 / 0.020),  # three threads but while an environment waits
         ],
     )
     def test_roles_that_share_cores_only(

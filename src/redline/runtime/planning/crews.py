@@ -6,7 +6,7 @@ These are the real roles on the real channels, with a main role that hands every
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,18 @@ def actors_at_work(
     seconds: float,
     learn: Callable[[], Any] | None = None,
 ) -> Company:
-    """Agent steps/s of ``copies`` actors in ``runtime``; with ``learn``, called over and over beside them.
+    """``copies`` actors in ``runtime``; with ``learn``, that is called over and over beside them."""
+    return phases_of_actors(experiment, runtime, copies, seconds, [learn])[0]
+
+
+def phases_of_actors(
+    experiment: Experiment,
+    runtime: str,
+    copies: int,
+    seconds: float,
+    phases: Sequence[Callable[[], Any] | None],
+) -> list[Company]:
+    """The same actors one phase after the other: alone (None), or beside what is called over and over.
 
     Their channels are IMPALA's, or with a replay Ape-X's, whatever the algorithm would say to learning that way.
     """
@@ -53,11 +64,12 @@ def actors_at_work(
     if parts.experiment.parallel.slot == 1:  # lock-step sends single steps; at their own pace actors do not
         parts.experiment = replace(parts.experiment, parallel=replace(parts.experiment.parallel, slot=16))
     try:
-        slots = 2 if learn is None else AHEAD
+        slots = AHEAD if any(phases) else 2
         begin = time.perf_counter()
         muster = muster_actors(parts, slots)
         try:
-            return _drive(muster, slots, seconds, learn, begin)
+            there = _start(muster, slots, begin)
+            return [_drive(muster, seconds, learn, there) for learn in phases]
         finally:
             muster.close()
     finally:
@@ -72,35 +84,41 @@ def server_at_work(experiment: Experiment, runtime: str, workers: int, seconds: 
         begin = time.perf_counter()
         muster = muster_server(parts, 1)
         try:
-            return _drive(muster, 1, seconds, None, begin)
+            return _drive(muster, seconds, None, _start(muster, 1, begin))
         finally:
             muster.close()
     finally:
         parts.close()
 
 
-def _drive(
-    muster: Muster, slots: int, seconds: float, learn: Callable[[], Any] | None, begun: float
-) -> Company:
-    """Hand slots straight back, and learn in between, as a learner does that takes in and learns by turns."""
+def _start(muster: Muster, slots: int, begun: float) -> float:
+    """Hand out all slots and wait until everybody is at work; seconds since ``begun``."""
     roles = range(len(muster.slots))
     for role in roles:
         for slot in range(slots):
             muster.crew.tell(role, slot)
-    taken = 0
-
-    def take_in(patience: float) -> set[int]:
-        nonlocal taken
-        came = muster.crew.wait(patience)
+    seen: set[int] = set()
+    while len(seen) < len(roles):
+        came = muster.crew.wait(0.1)
         for role, slot in came:
             muster.crew.tell(role, slot)
-            taken += int(np.prod(muster.slots[role].unrolls[slot].reward.shape))
-        return {role for role, _ in came}
+        seen |= {role for role, _ in came}
+    return time.perf_counter() - begun
 
-    seen: set[int] = set()
-    while len(seen) < len(roles):  # everybody is there
-        seen |= take_in(0.1)
-    there = time.perf_counter() - begun
+
+def _drive(muster: Muster, seconds: float, learn: Callable[[], Any] | None, there: float) -> Company:
+    """Hand slots straight back, and learn in between, as a learner does that takes in and learns by turns.
+
+    there: seconds that everybody took to be at work.
+    """
+    taken = 0
+
+    def take_in(patience: float) -> None:
+        nonlocal taken
+        for role, slot in muster.crew.wait(patience):
+            muster.crew.tell(role, slot)
+            taken += int(np.prod(muster.slots[role].unrolls[slot].reward.shape))
+
     spent: list[float] = []
     begin, first, before, core = time.perf_counter(), 0.0, 0, 0.0
     while True:

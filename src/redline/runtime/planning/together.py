@@ -51,7 +51,8 @@ class Bench(Protocol):
 
 
 def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, Any]:
-    """``drag``, ``uneven`` and ``start`` of ``Costs``: of ``cores`` actors, and of actors beside a learner."""
+    """``drag``, ``uneven`` and ``start`` of ``Costs``: of an actor for every core, of those beside a learner (``full``),
+    and of one less beside it."""
     uneven: dict[str, tuple[float, ...]] = {}
     start: dict[str, float] = {}
     if bench.cores == 1:
@@ -68,19 +69,27 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
         actors = min(bench.cores - 1, envs)
         work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
         expected = _fair(bench, actors, learners=1)
-        drag[f"{runtime} actor"] = envs / max(work.steps_per_second, 1e-9) / expected.round
+        drag[f"{runtime} actor"] = _period(envs, work) / expected.round
         drag[f"{runtime} learner"] = work.learned / (learn[bench.place][1] * expected.learner)
         uneven[f"{runtime} learner"], start[runtime] = work.uneven, work.start
         if envs >= bench.cores > MANY:  # one actor more or less makes no difference, and all have to start
             drag[runtime] = drag[f"{runtime} actor"]
         elif envs >= bench.cores:
-            work = crews.actors_at_work(experiment, runtime, bench.cores, seconds)
-            period = envs / max(work.steps_per_second, 1e-9)
-            drag[runtime] = period / _fair(bench, bench.cores).round
+            alone, beside = crews.phases_of_actors(experiment, runtime, bench.cores, seconds, [None, batch])
+            drag[runtime] = _period(envs, alone) / _fair(bench, bench.cores).round
+            expected = _fair(bench, bench.cores, learners=1)
+            drag[f"{runtime} full actor"] = _period(envs, beside) / expected.round
+            drag[f"{runtime} full learner"] = beside.learned / (learn[bench.place][1] * expected.learner)
+            uneven[f"{runtime} full learner"] = beside.uneven
         if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
             drag[f"{runtime} crowd"] = _crowd(bench, runtime, envs, seconds)
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
     return {"drag": drag, "uneven": uneven, "start": start}
+
+
+def _period(envs: int, work: crews.Company) -> float:
+    """Seconds of a round of all environments."""
+    return envs / max(work.steps_per_second, 1e-9)
 
 
 def _crowd(bench: Bench, runtime: str, copies: int, seconds: float) -> float:
@@ -133,9 +142,10 @@ def fair(each: Round, cores: int, actors: int, width: int, learners: int, lost: 
     """Of ``actors`` whose environments step on ``width`` threads, ``lost`` times as long as these could, and take
     ``each`` on one, beside ``learners``."""
     crowd = max((actors * width + learners) / cores, 1.0)  # threads to a core while environments step
-    stepping = each.step.core * lost / width * crowd
-    whole = stepping + each.step.wait + each.act + each.record
-    return Fair(whole, 1.0 + (crowd - 1.0) * stepping / whole)
+    busy = max((actors + learners) / cores, 1.0)  # and for the rest of a round
+    stepping, rest = each.step.core * lost / width * crowd, (each.act + each.record) * busy
+    whole = stepping + each.step.wait + rest
+    return Fair(whole, 1.0 + ((crowd - 1.0) * stepping + (busy - 1.0) * rest) / whole)
 
 
 def with_servers(bench: Bench, costs: Costs) -> Costs:
