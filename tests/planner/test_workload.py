@@ -61,3 +61,36 @@ def test_what_a_loop_costs_beyond_its_pieces_is_that_of_its_device(
     learn = workload(option, costs, BIG).learn
     beyond = learn.core - (0.36 if place.startswith("cpu") else 0.0)
     assert beyond == pytest.approx(expected)
+
+
+DRAGS = {
+    "processes": 1.3,
+    "processes actor": 1.1,
+    "processes learner": 1.2,
+    "processes full actor": 1.5,
+    "processes full learner": 1.6,
+}
+
+
+@pytest.mark.parametrize(
+    ("copies", "drag", "expected"),
+    [
+        (1, DRAGS, (1.1, 1.2)),
+        (3, DRAGS, (1.1, 1.2)),
+        (4, DRAGS, (1.5, 1.6)),  # one for every core
+        (9, DRAGS, (1.5, 1.6)),
+        (4, {name: value for name, value in DRAGS.items() if "full" not in name}, (1.1, 1.2)),  # not measured
+    ],
+)
+def test_actors_and_their_learner_are_slowed_as_the_crowd_like_theirs_was(
+    copies: int, drag: dict[str, float], expected: tuple[float, float]
+) -> None:
+    costs = replace(COSTS, drag=drag)  # four cores
+    load = workload(Option("impala", "processes", copies, 32, 20, lag_bound=1), costs, costs.machine)
+    assert (load.step.drag, load.learn.drag) == expected
+
+
+def test_actors_that_collect_while_the_learner_rests_are_slowed_by_each_other_alone() -> None:
+    costs = replace(COSTS, drag=DRAGS)
+    load = workload(Option("impala", "processes", 4, 32, 20, lag_bound=0), costs, costs.machine)
+    assert load.step.drag == load.act.drag == 1.3

@@ -191,6 +191,21 @@ def test_how_long_roles_take_to_start_is_measured(runtime: str) -> None:
     assert found.start > 0.1 or runtime == "threads"  # a process imports torch
 
 
+def test_actors_stay_from_one_phase_to_the_next() -> None:
+    calls = 0
+
+    def learn() -> None:
+        nonlocal calls
+        calls += 1
+
+    alone, beside = crews.phases_of_actors(experiment_of(), "threads", 2, 0.05, [None, learn])
+    assert alone.learned == 0
+    assert alone.steps_per_second > 0
+    assert beside.learned > 0
+    assert beside.steps_per_second > 0
+    assert calls > 1
+
+
 class TestBesideTheRun:
     EXPECTED = Expected(1000.0, 0.1, {"actor": 0.9, "learner": 0.5})
 

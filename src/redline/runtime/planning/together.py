@@ -51,8 +51,8 @@ class Bench(Protocol):
 
 
 def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, Any]:
-    """``drag``, ``uneven`` and ``start`` of ``Costs``: of an actor for every core, of those beside a learner (``full``),
-    and of one less beside it."""
+    """``drag``, ``uneven`` and ``start`` of ``Costs``: an actor for every core, those beside a learner (``full``),
+    one less beside it."""
     uneven: dict[str, tuple[float, ...]] = {}
     start: dict[str, float] = {}
     if bench.cores == 1:
