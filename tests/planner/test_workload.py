@@ -64,7 +64,6 @@ def test_what_a_loop_costs_beyond_its_pieces_is_that_of_its_device(
 
 
 DRAGS = {
-    "processes": 1.3,
     "processes actor": 1.1,
     "processes learner": 1.2,
     "processes full actor": 1.5,
@@ -88,9 +87,3 @@ def test_actors_and_their_learner_are_slowed_as_the_crowd_like_theirs_was(
     costs = replace(COSTS, drag=drag)  # four cores
     load = workload(Option("impala", "processes", copies, 32, 20, lag_bound=1), costs, costs.machine)
     assert (load.step.drag, load.learn.drag) == expected
-
-
-def test_actors_that_collect_while_the_learner_rests_are_slowed_by_each_other_alone() -> None:
-    costs = replace(COSTS, drag=DRAGS)
-    load = workload(Option("impala", "processes", 4, 32, 20, lag_bound=0), costs, costs.machine)
-    assert load.step.drag == load.act.drag == 1.3

@@ -55,7 +55,7 @@ class Costs:
     )  # architecture -> seconds of sharing one gradient
     drag: dict[str, float] = field(default_factory=dict)
     # ``threads``, ... -> how much longer than by fair shares of the cores as many actors take as there are cores;
-    # ``threads actor`` and ``learner`` -> fewer actors, by one, and a learner; ``threads full actor``, ... -> all
+    # ``threads actor`` and ``learner`` -> fewer actors, by one, and a learner; ``processes full actor``, ... -> all
     uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
     # ``threads learner``, ... -> how long its batches took beside actors, over their mean
     start: dict[str, float] = field(default_factory=dict)  # runtime -> seconds before its roles are at work

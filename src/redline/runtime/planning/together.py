@@ -75,12 +75,15 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
         if envs >= bench.cores > MANY:  # one actor more or less makes no difference, and all have to start
             drag[runtime] = drag[f"{runtime} actor"]
         elif envs >= bench.cores:
-            alone, beside = crews.phases_of_actors(experiment, runtime, bench.cores, seconds, [None, batch])
+            # Threads of one interpreter wait for its lock, of which one actor beside a learner tells more.
+            phases = [None] if runtime == "threads" else [None, batch]
+            alone, *beside = crews.phases_of_actors(experiment, runtime, bench.cores, seconds, phases)
             drag[runtime] = _period(envs, alone) / _fair(bench, bench.cores).round
             expected = _fair(bench, bench.cores, learners=1)
-            drag[f"{runtime} full actor"] = _period(envs, beside) / expected.round
-            drag[f"{runtime} full learner"] = beside.learned / (learn[bench.place][1] * expected.learner)
-            uneven[f"{runtime} full learner"] = beside.uneven
+            for work in beside:
+                drag[f"{runtime} full actor"] = _period(envs, work) / expected.round
+                drag[f"{runtime} full learner"] = work.learned / (learn[bench.place][1] * expected.learner)
+                uneven[f"{runtime} full learner"] = work.uneven
         if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
             drag[f"{runtime} crowd"] = _crowd(bench, runtime, envs, seconds)
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
