@@ -56,6 +56,12 @@ PONG_APEX = (
 )
 TASKS = {
     "cartpole-ppo": Task("CartPole-v1", "ppo", 50_000, ("run.stop_at_return=475",)),
+    "cartpole-a2c": Task("CartPole-v1", "a2c", 500_000),  # these by their recipes alone
+    "cartpole-a3c": Task("CartPole-v1", "a3c", 300_000),
+    "cartpole-appo": Task("CartPole-v1", "appo", 100_000),
+    "cartpole-impala": Task("CartPole-v1", "impala", 200_000),
+    "cartpole-seed": Task("CartPole-v1", "seed", 200_000),
+    "recall-impala": Task("redline/Recall-v0", "impala_lstm", 300_000),
     "halfcheetah-ppo": Task("HalfCheetah-v5", "ppo", 1_000_000),
     "hopper-ppo": Task("Hopper-v5", "ppo", 1_000_000),
     "recall-lstm": Task("redline/Recall-v0", "ppo_lstm", 100_000),

@@ -273,7 +273,6 @@ def seed() -> Experiment:
     return replace(
         impala(),
         recipe="seed",
-        sampler=SamplerConfig(num_envs=16),
         parallel=ParallelConfig(architecture="seed", copies=8),
     )
 
