@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -22,7 +23,7 @@ from redline.planner.options import Measured, Option, Ranked
 from redline.runtime.planning import cache, crews, planning, probe
 from redline.runtime.planning.expected import expectation
 from redline.runtime.planning.machine import this_machine
-from redline.runtime.planning.pieces import TAIL, Round, tail_of
+from redline.runtime.planning.pieces import TAIL, Collecting, Round, tail_of
 from redline.runtime.planning.planning import to_try
 from redline.runtime.planning.together import Budget, fair
 from redline.runtime.planning.trial import try_out
@@ -158,6 +159,16 @@ def test_tails_keep_the_mean_and_the_weight_of_the_slowest() -> None:
     assert np.mean(tail) == pytest.approx(1.0, abs=1e-4)
     assert max(tail) > 10
     assert tail_of(durations[:3]) == ()
+
+
+def test_stepping_is_never_for_nothing_however_long_others_had_the_core() -> None:
+    room: Any = SimpleNamespace(
+        actor=SimpleNamespace(clock={"stepping": 0.1, "acting": 0.1}),
+        parts=SimpleNamespace(algorithm=SimpleNamespace(experience="replay")),
+        watch=SimpleNamespace(durations=[]),
+        length=4,
+    )
+    assert Collecting._round(room, rounds=10, wall=1.0, core=0.1, quiet=1.0).step.core > 0
 
 
 class TestFairShares:

@@ -30,6 +30,7 @@ LENGTH = 32  # rounds of one timed collection, at most
 TAIL = 64  # values that stand for how long single rounds take
 QUIET = 0.1  # share of the wall clock below which time without a core is the machine's noise, not a wait
 RARE = 20.0  # times the median that a slow round takes
+LEAST = 0.01  # share of stepping that is not waiting, at least
 SPIN = 0.01  # seconds of a look at how much of a core is to be had
 
 
@@ -139,7 +140,8 @@ class Collecting:
             core / max(wall - idle, 1e-9), 1.0
         )  # of the seconds that were not waited, those that were ours
         clock = self.actor.clock
-        stepping = max(clock["stepping"] - idle, 0.0) * busy
+        # On a crowded machine others may have had the core for longer than stepping took: it is never for nothing.
+        stepping = max(clock["stepping"] - idle, LEAST * clock["stepping"]) * busy
         acting = clock["acting"] * busy
         rest = max(core - stepping - acting, 0.0)
         if self.parts.algorithm.experience == "unroll":  # the value after an unroll's end was a pass more
