@@ -145,10 +145,7 @@ def _by_workers(option: Option, costs: Costs, machine: Machine) -> Work:
 def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
     crew = _crew(option, costs)
-    in_turn = (
-        option.lag_bound == 0 and option.copies >= costs.machine.cores
-    )  # the learner rests while they collect
-    slow = _drag(costs, option.runtime if in_turn else f"{crew} actor")
+    slow = _drag(costs, f"{crew} actor")
     slow = max(slow, _crowd(option, costs, slow))
     envs = option.environments
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)

@@ -99,10 +99,9 @@ def _start(muster: Muster, slots: int, begun: float) -> float:
             muster.crew.tell(role, slot)
     seen: set[int] = set()
     while len(seen) < len(roles):
-        came = muster.crew.wait(0.1)
-        for role, slot in came:
+        for role, slot in muster.crew.wait(0.1):
             muster.crew.tell(role, slot)
-        seen |= {role for role, _ in came}
+            seen.add(role)
     return time.perf_counter() - begun
 
 
