@@ -1,7 +1,7 @@
 """Every algorithm learns something that chance does not, on small tasks.
 
 Processors round differently and threads take turns differently, so a seed fixes little here: each run stops once it has
-learned, and may take several times as long as the slowest of eight seeds did. A policy at random earns 22 on CartPole.
+learned, and may take longer than the slowest of eight seeds did. A policy at random earns 22 on CartPole.
 """
 
 from __future__ import annotations
