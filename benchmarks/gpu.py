@@ -24,11 +24,10 @@ import torch
 from redline import environments
 from redline.recipes.actor_learner import apex_atari, impala_atari, seed_atari
 from redline.recipes.atari import a2c_atari, dqn_atari, ppo_atari
-from redline.runs.provenance import provenance
+from redline.runs.provenance import provenance, usable_cores
 from redline.runtime.experiment import Experiment
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import Parts, assemble
-from redline.runtime.plan import usable_cores
 from redline.types import Unroll
 
 RECIPES = {

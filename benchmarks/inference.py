@@ -28,9 +28,9 @@ from typing import Any
 
 from redline import api
 from redline.actors import Actor, allocate
-from redline.runs.provenance import provenance
+from redline.runs.provenance import provenance, usable_cores
 from redline.runtime.parts import Parts, assemble
-from redline.runtime.plan import first_seed, usable_cores
+from redline.runtime.plan import first_seed
 from redline.runtime.pool import one_thread_each
 from redline.runtime.serving.muster import ServerMuster
 from redline.studies.alternating import engine, measure

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 from redline import api, environments
-from redline.runs.provenance import provenance
+from redline.runs.provenance import provenance, usable_cores
 from redline.runtime.experiment import Experiment
 from redline.runtime.parts import assemble
-from redline.runtime.plan import has_bf16, usable_cores
+from redline.runtime.plan import has_bf16
 from redline.runtime.pool import one_thread_each
 from redline.types import Output, Progress, tree_map
 

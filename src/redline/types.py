@@ -7,6 +7,7 @@ followed; observations run to ``T + 1``. A *tree* is an array, or a (nested) dic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -246,6 +247,23 @@ class Gauges:
         if self.replay_ratio is not None:
             values["replay_ratio"] = self.replay_ratio
         return values
+
+
+def lag_gauges(lags: Counter[int]) -> dict[str, float]:
+    """Mean, p95 and max of lags counted by their batches; empty where there are none."""
+    total = sum(lags.values())
+    if not total:
+        return {}
+    seen = 0
+    for lag in sorted(lags):
+        seen += lags[lag]
+        if seen > 0.95 * (total - 1):
+            break
+    return {
+        "mean": sum(lag * count for lag, count in lags.items()) / total,
+        "p95": float(lag),
+        "max": float(max(lags)),
+    }
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from redline.algorithms.a2c import A2C
 from redline.algorithms.dqn import DQN
 from redline.architectures.catalogue import ARCHITECTURES, IMPALA, find
 from redline.architectures.compatible import refusal
-from redline.architectures.model import Architecture, Edge, Role, lag_bound
+from redline.architectures.model import Architecture, Edge, Role, gives_way, lag_bound
 from redline.runtime.actor_learner import Pacer
 from redline.types import UserError
 
@@ -51,36 +51,80 @@ def test_an_unknown_architecture_gets_the_nearest_name() -> None:
 def test_the_bound_on_lag_is_kept_whatever_the_order_of_arrival(
     copies: int, queue: int, take: int, drop: bool
 ) -> None:
-    """Actors of wildly different speed; the pacer alone keeps the bound. Slots go back after the update."""
+    """Actors of wildly different speed, who begin each slot with the newest weights, the last one done; the pacer alone
+    keeps the bound. Slots go back after the update."""
     bound = lag_bound(IMPALA.sized(copies, queue, take))
     assert bound is not None
     rng = random.Random(copies * 100 + queue * 10 + take)
-    pacer = Pacer(bound, take, drop=drop)
     started: dict[tuple[int, int], int] = {}
-    for key in itertools.product(range(copies), range(1 + queue)):
+    pacer = Pacer(bound, take, drop=drop, begun=lambda actor, slot: started.get((actor, slot), pacer.batches))
+    mail: dict[int, list[tuple[int, int]]] = {actor: [] for actor in range(copies)}
+
+    def hand_out(key: tuple[int, int]) -> None:
         pacer.hand_out(*key)
-        started[key] = 0
+        started.pop(key, None)
+        mail[key[0]].append(key)
+
+    for key in itertools.product(range(copies), range(1 + queue)):
+        hand_out(key)
     seen, worst = 0, 0
-    slow = {key: rng.choice([1, 1, 50]) for key in started}
+    slow = {actor: rng.choice([1, 1, 50]) for actor in range(copies)}
     while seen < 300:
-        batch = pacer.ready()
+        busy = [actor for actor, keys in mail.items() if keys]
+        batch = (
+            None if busy and rng.random() < 0.7 else pacer.ready()
+        )  # None: the learner is at work, or waits
         if batch is None:
-            waiting = [key for key in started if not pacer.flights[key].arrived]
-            key = rng.choices(waiting, [1 / slow[key] for key in waiting])[0]
-            if not pacer.arrive(*key):
-                pacer.hand_out(*key)
+            actor = rng.choices(busy, [1 / slow[actor] for actor in busy])[0]
+            key = mail[actor][0]
+            if key not in started:
                 started[key] = pacer.batches
+                continue
+            mail[actor].pop(0)
+            if not pacer.arrive(*key):
+                hand_out(key)
             continue
         worst = max(worst, *(pacer.batches - started[key] for key in batch))
         pacer.learned()
         seen += 1
         for key in batch:
-            pacer.hand_out(*key)
-            started[key] = pacer.batches
+            hand_out(key)
     assert worst <= bound
     if not drop:
         assert pacer.dropped == 0
         assert worst == bound, "the bound is not loose: some unroll reaches it"
+
+
+def test_what_has_not_begun_holds_nobody_up() -> None:
+    """A slot that waits for its turn will have the newest weights, however long ago it was handed out."""
+    begun = {(1, 0): 0}
+    pacer = Pacer(1, 1, drop=False, begun=lambda actor, slot: begun.get((actor, slot), pacer.batches))
+    pacer.hand_out(0, 0)
+    pacer.hand_out(1, 0)
+    for _ in range(2):
+        pacer.learned()
+    pacer.arrive(0, 0)
+    assert pacer.ready() is None, "the other one has begun, with weights that are two batches old"
+    begun.clear()
+    assert pacer.ready() == [(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "copies", "cores", "expected"),
+    [
+        ("impala", 1, 2, False),
+        ("impala", 2, 2, True),
+        ("impala", 15, 16, False),
+        ("seed", 1, 2, True),  # the server keeps a core busy as well
+        ("apex", 4, 2, False),  # how much is learned from each sample would change
+        ("synchronous", 1, 1, False),
+        ("a3c", 4, 2, False),  # nobody learns for others
+    ],
+)
+def test_those_who_could_keep_every_core_busy_give_way(
+    name: str, copies: int, cores: int, expected: bool
+) -> None:
+    assert gives_way(ARCHITECTURES[name].sized(copies), cores) == expected
 
 
 def test_late_unrolls_are_dropped_only_when_asked() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redline.planner.cores import AnyOf, Meter
+from redline.planner.cores import AnyOf, Meter, speeds
 from redline.planner.engine import Barrier, Compute, Engine, Get, Lock, Put, Queue, Sleep, Steps
 
 
@@ -41,6 +41,32 @@ def test_a_wide_computation_has_cores_in_proportion() -> None:
     assert ends(Engine(2), Compute(4.0, width=4.0)) == pytest.approx([2.0]), (
         "it cannot use more than there are"
     )
+
+
+def test_one_to_whom_others_give_way_hardly_notices_them() -> None:
+    """Two cores and three of 1 s: the first has a core, the others share one."""
+    engine = Engine(2)
+    times: dict[str, float] = {}
+
+    def process(name: str) -> Steps:
+        yield Compute(1.0)
+        times[name] = engine.now
+
+    engine.spawn(process("actor"))
+    engine.spawn(process("learner"), first=True)
+    engine.spawn(process("actor too"))
+    engine.run(10.0)
+    assert times == pytest.approx({"learner": 1.0, "actor": 1.5, "actor too": 1.5})
+    assert engine.cores.core_seconds == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("rest", "first"), [(1.0, 1.0), (2.0, 1.0), (5.0, 1.0), (1.0, 4.0), (3.0, 0.0), (0.0, 3.0)]
+)
+def test_all_cores_are_at_work_and_none_twice(rest: float, first: float) -> None:
+    slow, fast = speeds(2, rest, first)
+    assert 0.0 < slow <= fast <= 1.0
+    assert rest * slow + first * fast == pytest.approx(min(rest + first, 2.0))
 
 
 def test_a_late_comer_slows_those_that_run() -> None:

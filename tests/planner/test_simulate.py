@@ -351,6 +351,18 @@ def test_what_is_busy_adds_up(name: str) -> None:
     assert set(found.utilisation) == {role.name for role in MANY[name].roles}
 
 
+def test_lag_stays_low_because_actors_give_way_to_their_learner() -> None:
+    """Learning is 0.4 of all work: more than an equal's third of two cores, less than the core that it may have."""
+    load = replace(
+        LOAD, cores=2, unroll=10, environments=4, step=Work(core=1e-3), act=Work(), learn=Work(core=13.3e-3)
+    )
+    crowded = simulate(IMPALA.sized(2, 2), load)
+    assert crowded.lag["mean"] < 1.2
+    equal = simulate(IMPALA.sized(2, 2), replace(load, polite=False))
+    assert equal.lag["mean"] > 1.8
+    assert crowded.steps_per_second > 0.98 * equal.steps_per_second
+
+
 def test_slow_batches_are_waited_for() -> None:
     """Of batches that take longer than was to be simulated, enough are seen all the same."""
     found = simulate(IMPALA.sized(2), replace(LOAD, learn=Work(core=7.0)), seconds=3.0)
@@ -395,15 +407,20 @@ def test_ten_thousand_actors_are_no_different() -> None:
 def test_the_pacer_decides_as_the_real_one_does(
     bound: int, take: int, actors: int, each: int, choices: list[int]
 ) -> None:
-    """Slots come back in any order: whether there is a batch, and of which ages, is the same."""
-    real, counted = RealPacer(bound, take, drop=False), Pacer(bound, take)
+    """Slots are begun and come back in any order: whether there is a batch, and of which ages, is the same."""
     ages: dict[tuple[int, int], int] = {}
-    out = []
+    resting: list[tuple[int, int]] = []
+    out: list[tuple[int, int]] = []
+    real = RealPacer(
+        bound, take, drop=False, begun=lambda actor, slot: ages.get((actor, slot), counted.batches)
+    )
+    counted = Pacer(bound, take)
 
     def hand_out(key: tuple[int, int]) -> None:
         real.hand_out(*key)
-        ages[key] = counted.hand_out()
-        out.append(key)
+        counted.hand_out()
+        ages.pop(key, None)
+        resting.append(key)
 
     for key in ((actor, slot) for actor in range(actors) for slot in range(each)):
         hand_out(key)
@@ -422,6 +439,10 @@ def test_the_pacer_decides_as_the_real_one_does(
                 for key in batch:
                     del real.flights[key]
                     hand_out(key)
+        elif resting and (choice % 3 == 0 or not out):
+            key = resting.pop(choice % len(resting))
+            ages[key] = counted.begin(counted.batches)
+            out.append(key)
         elif out:
             key = out.pop(choice % len(out))
             real.arrive(*key)

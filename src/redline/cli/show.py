@@ -16,8 +16,9 @@ from redline.architectures.svg import svg
 from redline.cli.commands import Show, WrongUsage
 from redline.recipes import RECIPES
 from redline.recipes.config import override
+from redline.runs.provenance import usable_cores
 from redline.runtime.experiment import ALGORITHMS, Experiment
-from redline.runtime.plan import architecture_of, parallelism, usable_cores
+from redline.runtime.plan import architecture_of, parallelism
 from redline.types import Spec
 
 

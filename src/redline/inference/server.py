@@ -24,9 +24,15 @@ Index = Any  # slice(first, last) where columns are neighbours, else i64[n]
 class Policy:
     """A network to act with, and how it gets its newest weights."""
 
-    def __init__(self, network: Any, refresh: Callable[[], int]) -> None:
-        """refresh: loads the newest weights into ``network`` where there are newer ones, returns their version."""
-        self.network, self.refresh = network, refresh
+    def __init__(
+        self,
+        network: Any,
+        refresh: Callable[[], int],
+        announce: Callable[[np.ndarray], None] = lambda stamp: None,
+    ) -> None:
+        """refresh: loads the newest weights into ``network`` where there are newer ones, returns their version.
+        announce: writes how new weights that are loaded from now on are at least."""
+        self.network, self.refresh, self.announce = network, refresh, announce
 
 
 class Server:
@@ -80,6 +86,7 @@ class Server:
         if "action_mask" in unroll:
             unroll["action_mask"][0] = now["action_mask"][first:last]
         unroll["final_value"][...] = 0.0
+        self.policies[self.assigned[worker]].announce(unroll["policy_version"][0])
         if self.state is not None:
             tree_map(lambda x, y: np.copyto(x, y[first:last].cpu().numpy()), unroll["state"], self.state)
         self.tables.ended[slot, worker] = 0

@@ -53,30 +53,46 @@ class AnyOf:
             self.meter.add(now, change)
 
 
+WEIGHT = (
+    9.3  # share of a core that is wanted by one who is first and one who gives way: Linux's, ten levels apart
+)
+
+
 class Pace:
     """Computations that are slowed alike: their own virtual time, and the heap of their ends in it."""
 
-    __slots__ = ("drag", "running", "speed", "virtual")
+    __slots__ = ("drag", "first", "running", "speed", "virtual")
 
-    def __init__(self, drag: float) -> None:
-        self.drag = drag
+    def __init__(self, drag: float, first: bool) -> None:
+        self.drag, self.first = drag, first
         self.speed = 1.0  # 1: as if alone
         self.virtual = 0.0
         self.running: list[tuple[float, int, float, Any, float, float]] = []
 
 
-class Cores:
-    """C cores, shared equally: all computations run at one speed, those with a drag of their own slower by that."""
+def speeds(cores: int, rest: float, first: float) -> tuple[float, float]:
+    """Of those who give way and of those who are first, whose computations could keep so many cores busy: over full."""
+    if rest + first <= cores:
+        return 1.0, 1.0
+    fast = min(WEIGHT * cores / (WEIGHT * first + rest), 1.0)
+    return ((cores - first * fast) / rest if rest > 0.0 else fast), fast
 
-    __slots__ = ("_order", "_paces", "core_seconds", "count", "demand", "drag", "last")
+
+class Cores:
+    """C cores, shared equally: all computations run at one speed, those with a drag of their own slower by that.
+
+    Some are before all others, who give way to them.
+    """
+
+    __slots__ = ("_first_demand", "_order", "_paces", "core_seconds", "count", "demand", "drag", "last")
 
     def __init__(self, count: int, drag: float) -> None:
         """drag: how many times as long everything takes while the demand is ``count`` or more; in between, linear."""
         self.count, self.drag = count, drag
-        self.demand = 0.0
+        self.demand = self._first_demand = 0.0
         self.last = self.core_seconds = 0.0
         self._order = 0
-        self._paces: dict[float, Pace] = {}  # by the drag of their works
+        self._paces: dict[tuple[float, bool], Pace] = {}  # by the drag of their works, and who is first
 
     def advance(self, now: float) -> None:
         """Let time pass."""
@@ -87,26 +103,26 @@ class Cores:
             self.core_seconds += passed * min(self.demand, self.count)
             self.last = now
 
-    def _demand(self, change: float) -> None:
-        demand = self.demand + change
+    def _demand(self, change: float, first: bool) -> None:
+        demand, before = self.demand + change, self._first_demand + (change if first else 0.0)
         if not any(pace.running for pace in self._paces.values()):
-            demand = 0.0  # rounding does not add up
-        self.demand = demand
-        speed = 1.0 if demand <= self.count else self.count / demand
+            demand = before = 0.0  # rounding does not add up
+        self.demand, self._first_demand = demand, before
+        slow, fast = speeds(self.count, demand - before, before)
         full = min(max(demand - 1.0, 0.0) / (self.count - 1.0), 1.0) if self.count > 1 else 0.0
         for pace in self._paces.values():
-            pace.speed = speed / (1.0 + (pace.drag - 1.0) * full)
+            pace.speed = (fast if pace.first else slow) / (1.0 + (pace.drag - 1.0) * full)
 
-    def begin(self, now: float, work: Wanted, process: Any) -> None:
-        """Start the part of ``work`` that needs cores."""
+    def begin(self, now: float, work: Wanted, process: Any, *, first: bool = False) -> None:
+        """Start the part of ``work`` that needs cores; ``first``: before all others."""
         self.advance(now)
-        pace = self._paces.get(work.drag)
+        pace = self._paces.get((work.drag, first))
         if pace is None:
-            pace = self._paces[work.drag] = Pace(work.drag * self.drag)
+            pace = self._paces[work.drag, first] = Pace(work.drag * self.drag, first)
         self._order += 1
         end = pace.virtual + work.core / work.width
         heapq.heappush(pace.running, (end, self._order, work.width, process, work.wait, work.gpu))
-        self._demand(work.width)
+        self._demand(work.width, first)
 
     def _first(self) -> tuple[float, Pace | None]:
         """When the next computation ends, and among whom."""
@@ -129,7 +145,7 @@ class Cores:
         self.advance(now)
         end, _, width, process, wait, gpu = heapq.heappop(pace.running)
         pace.virtual = max(pace.virtual, end)  # rounding: no computation ends early
-        self._demand(-width)
+        self._demand(-width, pace.first)
         return process, wait, gpu
 
 

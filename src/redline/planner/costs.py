@@ -134,6 +134,7 @@ class Workload:
     drag: float = (
         1.0  # how much longer everything takes while all cores are busy: shared caches, interpreter, clock
     )
+    polite: bool = True  # whether actors give way to their learner where the architecture has them do so
     chunks: int = 1  # pieces of central parameters, each behind its own lock; shards of a parameter server
 
     def __post_init__(self) -> None:

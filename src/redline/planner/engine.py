@@ -3,7 +3,8 @@
 A *process* is a generator that yields requests and is resumed with their answers. Cores are shared as an operating
 system shares them: with demand D (cores that running computations could keep busy) every one runs at ``min(1, C / D)``
 of its full speed. All therefore share one virtual clock, and the next to finish is the one whose virtual end comes
-first: O(log n) an event, however many there are (generalised processor sharing; Parekh & Gallager 1993).
+first: O(log n) an event, however many there are (generalised processor sharing; Parekh & Gallager 1993). Those to whom
+others give way have a larger share, and a clock of their own.
 
 Nothing depends on anything but the order of events: the same processes give the same run.
 """
@@ -32,12 +33,12 @@ Steps = Generator[Request, Answer, Any]
 
 
 class Process:
-    """A generator under way, and the meter that counts its computing."""
+    """A generator under way, the meter that counts its computing, and whether it has a core before others."""
 
-    __slots__ = ("meter", "steps")
+    __slots__ = ("first", "meter", "steps")
 
-    def __init__(self, steps: Steps, meter: Meter | AnyOf | None) -> None:
-        self.steps, self.meter = steps, meter
+    def __init__(self, steps: Steps, meter: Meter | AnyOf | None, first: bool) -> None:
+        self.steps, self.meter, self.first = steps, meter, first
 
 
 class Engine:
@@ -53,9 +54,9 @@ class Engine:
         ] = []  # (when, order, who, GPU seconds or a code)
         self._order = 0
 
-    def spawn(self, steps: Steps, meter: Meter | AnyOf | None = None) -> Process:
-        """Start a process now; ``meter`` counts its computing."""
-        process = Process(steps, meter)
+    def spawn(self, steps: Steps, meter: Meter | AnyOf | None = None, *, first: bool = False) -> Process:
+        """Start a process now; ``meter`` counts its computing; ``first``: it has a core before others."""
+        process = Process(steps, meter, first)
         self._ready.append((process, None))
         return process
 
@@ -167,7 +168,7 @@ class Compute:
         if process.meter is not None:
             process.meter.add(engine.now, 1)
         if self.core > 0.0:
-            engine.cores.begin(engine.now, self, process)
+            engine.cores.begin(engine.now, self, process, first=process.first)
         else:
             engine.after_core(process, self.wait, self.gpu)
         return WAITS

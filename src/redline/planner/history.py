@@ -107,6 +107,7 @@ class DMLab:
         """Actors with a core each, and a learner that takes none of them."""
         return Workload(
             cores=cores,
+            polite=False,
             unroll=UNROLL,
             environments=1,
             step=self.stepping(),

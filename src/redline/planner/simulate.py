@@ -6,13 +6,13 @@ for whom. Costs and their stragglers come with the workload. ``bound.bound`` is 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from redline.architectures.model import PLANNED, Architecture
 from redline.planner.arrangements import actor_learner, loops, replay, replicas, serving
 from redline.planner.arrangements.world import World
 from redline.planner.costs import Prediction, Workload
+from redline.types import lag_gauges
 
 ENOUGH = 20  # turns (batches, and unrolls of each copy) to be seen before a rate is believed
 SETTLED = 3  # turns before which nothing is measured
@@ -107,20 +107,3 @@ def _predict(world: World, began: float, before: dict[str, float]) -> Prediction
         lag=lag_gauges(world.lags),
         replay_ratio=world.samples.rate(now) / steps if world.samples.total and steps else None,
     )
-
-
-def lag_gauges(lags: Counter[int]) -> dict[str, float]:
-    """Mean, p95 and max of lags counted by their batches; empty where there are none."""
-    total = sum(lags.values())
-    if not total:
-        return {}
-    seen = 0
-    for lag in sorted(lags):
-        seen += lags[lag]
-        if seen > 0.95 * (total - 1):
-            break
-    return {
-        "mean": sum(lag * count for lag, count in lags.items()) / total,
-        "p95": float(lag),
-        "max": float(max(lags)),
-    }

@@ -25,8 +25,9 @@ from redline.runtime.crew.slots import Gatherer
 from redline.runtime.crew.weights import Publication
 from redline.runtime.in_process import Stop
 from redline.runtime.parts import Parts
-from redline.types import Episode, Gauges, Interruption, Metrics, Unroll, UserError, tree_map
+from redline.types import Episode, Gauges, Interruption, Metrics, Unroll, UserError, lag_gauges, tree_map
 
+NOT_BEGUN = -1  # instead of a version
 PATIENCE = 0.1  # seconds between looks at whether the run shall stop
 
 
@@ -34,7 +35,7 @@ PATIENCE = 0.1  # seconds between looks at whether the run shall stop
 class Flight:
     """One slot on its way: since when, and whether it has come."""
 
-    since: int  # batches that had been learned from when it was handed out: its weights are at least that new
+    since: int  # batches that its weights have learned from, at least: as many as when it was handed out, or begun
     arrived: bool = False
     order: int = 0  # of arrival
     void: bool = False  # to be thrown away when it comes
@@ -43,9 +44,14 @@ class Flight:
 class Pacer:
     """Chooses which unrolls make the next batch, and keeps to the bound on lag. Knows numbers only."""
 
-    def __init__(self, bound: int, take: int, *, drop: bool) -> None:
-        """bound: batches.   take: unrolls in a batch.   drop: throw late ones away instead of waiting for them."""
-        self.bound, self.take, self.drop = bound, take, drop
+    def __init__(
+        self, bound: int, take: int, *, drop: bool, begun: Callable[[int, int], int] = lambda actor, slot: 0
+    ) -> None:
+        """Args:
+        bound: batches.   take: unrolls in a batch.   drop: throw late ones away instead of waiting for them.
+        begun: of an actor's slot, the batches that its weights have learned from at least, by what is known now.
+        """
+        self.bound, self.take, self.drop, self.begun = bound, take, drop, begun
         self.flights: dict[tuple[int, int], Flight] = {}
         self.batches = 0  # learned from so far
         self.dropped = 0
@@ -60,6 +66,7 @@ class Pacer:
         flight = self.flights[actor, slot]
         self._arrivals += 1
         flight.arrived, flight.order = True, self._arrivals
+        flight.since = max(flight.since, self.begun(actor, slot))
         if flight.void:
             self.dropped += 1
         return not flight.void
@@ -71,7 +78,7 @@ class Pacer:
             return None
         full.sort(key=lambda key: (self.flights[key].since, self.flights[key].order))
         batch = full[: self.take]
-        if not self._in_time(batch):
+        if not self._in_time(batch) and not self._in_time_as_begun(batch):
             if not self.drop:
                 return None
             late = [key for key, flight in self.flights.items() if not flight.arrived and not flight.void]
@@ -89,9 +96,22 @@ class Pacer:
         following = self.batches + 1
         return all(since + self.bound >= following + place // self.take for place, since in enumerate(left))
 
+    def _in_time_as_begun(self, batch: list[tuple[int, int]]) -> bool:
+        """The same, having looked which of those on their way have begun since they were handed out, and when."""
+        for key, flight in self.flights.items():
+            if not flight.arrived:
+                flight.since = max(flight.since, self.begun(*key))
+        return self._in_time(batch)
+
     def learned(self) -> None:
         """A batch has been learned from."""
         self.batches += 1
+
+
+def _oldest(unroll: Unroll) -> np.ndarray:
+    """i64[B]: the oldest version of the weights that act in it, in place. Written before those weights are taken."""
+    assert unroll.policy_version is not None
+    return unroll.policy_version[0].numpy()
 
 
 class ActorLearnerLoop:
@@ -122,7 +142,7 @@ class ActorLearnerLoop:
                 "learner.reward=normalize follows each environment's return, and batches here mix whichever unrolls "
                 "come first: set parallel.queue=0, parallel.copies=1, or learner.reward=clip"
             )
-        self.pacer = Pacer(bound, take, drop=parallel.late == "drop")
+        self.pacer = Pacer(bound, take, drop=parallel.late == "drop", begun=self._begun)
         self.delay = parallel.delay
         self._held_back: deque[tuple[list[np.ndarray], int]] = deque()
         self.muster = muster(parts, 1 + edge.capacity)
@@ -131,6 +151,7 @@ class ActorLearnerLoop:
         length: int = experiment.algorithm.unroll  # type: ignore[union-attr]
         self.gatherer = Gatherer(parts.algorithm, learner.acting, parts.spec, length, pin=cuda)
         self.held = held(architecture)
+        self._begins = [[_oldest(unroll) for unroll in slots.unrolls] for slots in self.muster.slots]
         self._publication = Publication(learner)
         self._episodes: list[Episode] = []
         self._idle: list[tuple[int, int]] = [
@@ -166,6 +187,7 @@ class ActorLearnerLoop:
         """Free slots go back to their actors, who find the newest weights published."""
         for actor, slot in self._idle:
             self.pacer.hand_out(actor, slot)
+            self._begins[actor][slot][...] = NOT_BEGUN
             self.muster.crew.tell(actor, slot)
         self._idle.clear()
 
@@ -231,20 +253,15 @@ class ActorLearnerLoop:
             if key[0] == actor and not flight.arrived:
                 self._idle.append(key)
 
-    def _lag(self, unroll: Unroll) -> int:
-        assert unroll.policy_version is not None
-        oldest = int(unroll.policy_version[0].min())
-        return self.pacer.batches - self._stamps[oldest]
+    def _begun(self, actor: int, slot: int) -> int:
+        """Batches published when the weights that act in a slot were taken; what has not begun will have the newest."""
+        version = int(self._begins[actor][slot][0])
+        if version == NOT_BEGUN:
+            return self.pacer.batches
+        return min(self._stamps[version] + self.delay, self.pacer.batches)
 
-    def _lag_gauges(self) -> dict[str, float]:
-        recent = sorted(self._recent)
-        if not recent:
-            return {}
-        return {
-            "mean": sum(recent) / len(recent),
-            "p95": float(recent[int(0.95 * (len(recent) - 1))]),
-            "max": float(recent[-1]),
-        }
+    def _lag(self, unroll: Unroll) -> int:
+        return self.pacer.batches - self._stamps[int(_oldest(unroll).min())]
 
     def finished_episodes(self) -> list[Episode]:
         """Episodes ended since the last call."""
@@ -263,7 +280,7 @@ class ActorLearnerLoop:
             roles=self._shares.of(self.muster.busy() | {"learner": self.learning}),
             queues={"unrolls": float(full)},
             rooms={"unrolls": float(sum(map(len, self.muster.slots)))},
-            lag=self._lag_gauges(),
+            lag=lag_gauges(Counter(self._recent)),
             lag_bound=self.pacer.bound + self.delay,
         )
 

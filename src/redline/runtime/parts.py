@@ -13,11 +13,12 @@ from torch import nn
 from redline import environments, networks
 from redline.architectures.draw import lag_sentence
 from redline.learners.learner import Learner, serial
+from redline.runs.provenance import usable_cores
 from redline.runtime.experiment import Experiment, make_algorithm
-from redline.runtime.memory import keep_freed_memory
-from redline.runtime.plan import architecture_of, first_seed, resolve, usable_cores
+from redline.runtime.plan import architecture_of, first_seed, resolve
 from redline.runtime.pool import Pool
 from redline.runtime.precision import measure_precision
+from redline.runtime.system import keep_freed_memory
 from redline.types import Environment, Spec
 
 _SEEDING = (

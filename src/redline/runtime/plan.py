@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import torch
@@ -11,6 +10,7 @@ from redline.architectures.catalogue import find
 from redline.architectures.compatible import refusal
 from redline.architectures.config import ParallelConfig
 from redline.architectures.model import Architecture, lag_bound
+from redline.runs.provenance import usable_cores
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
 
@@ -24,13 +24,6 @@ LARGE_NETWORK = (
 def first_seed(seed: int) -> int:
     """Seed of a run's environment 0; environment i gets this plus i, so that runs of nearby seeds share none."""
     return seed * 1000 % (2**31 - 100_000)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def architecture_of(experiment: Experiment) -> Architecture:

@@ -84,6 +84,23 @@ def test_the_newest_version_is_known_before_it_is_read() -> None:
         assert store.version == version
 
 
+def test_what_is_announced_is_no_newer_than_what_is_read_and_not_older_than_what_was_published() -> None:
+    """A version that is published while it is written down is seen by looking again."""
+    store = WeightStore([4], shared=False)
+    store.publish([np.zeros(4, np.uint8)], 1)
+
+    class Stamp:
+        written: list[int] = []  # noqa: RUF012
+
+        def __setitem__(self, where: object, version: int) -> None:
+            self.written.append(version)
+            if version == 1:
+                store.publish([np.zeros(4, np.uint8)], 2)
+
+    store.announce(Stamp())  # type: ignore[arg-type]
+    assert Stamp.written == [1, 2]
+
+
 def test_a_region_in_plain_memory_is_not_sent() -> None:
     with pytest.raises(TypeError, match="plain memory"):
         Region({"x": ((2,), "float32")}, shared=False).__getstate__()

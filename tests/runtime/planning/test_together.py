@@ -24,6 +24,13 @@ def test_what_threads_lose_by_waiting_is_part_of_their_fair_share() -> None:
     assert (found.round, found.learner) == (pytest.approx(3e-3 + 2e-3), 1.0)
 
 
+def test_polite_actors_leave_the_learner_a_core() -> None:
+    found = fair(ROUND, cores=2, actors=2, width=1, learners=1, polite=True)
+    assert (found.round, found.learner) == (pytest.approx(12e-3), 1.0)
+    rude = fair(ROUND, cores=2, actors=2, width=1, learners=1)
+    assert (rude.round, rude.learner) == (pytest.approx(9e-3), pytest.approx(1.5))
+
+
 def bench(cores: int, envs: int, rounds: dict[int, Round]) -> Any:
     made = recipes.find("ppo", "CartPole-v1")
     experiment = replace(made, sampler=replace(made.sampler, num_envs=envs))

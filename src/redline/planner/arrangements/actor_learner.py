@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from redline.architectures.model import held, lag_bound
+from redline.architectures.model import gives_way, held, lag_bound
 from redline.planner.arrangements.pacer import Pacer
 from redline.planner.arrangements.world import Collector, World
 from redline.planner.cores import AnyOf
@@ -14,10 +14,10 @@ from redline.planner.engine import Compute, Get, Queue, Steps
 
 @dataclass
 class Slot:
-    """A slot on its way: whose, since which batch, and the weights that act in it."""
+    """A slot on its way: whose, since when, and the weights that act in it."""
 
     copy: int
-    since: int  # batches that had been learned from when it was handed out
+    since: int = 0  # batches that had been published when it was begun
     version: int = 0  # batches that its weights have learned from
 
 
@@ -42,7 +42,8 @@ class Line:
     def hand_out(self) -> None:
         """Free slots go back to their copies."""
         for copy in self.free:
-            self.give(Slot(copy, self.pacer.hand_out()))
+            self.pacer.hand_out()
+            self.give(Slot(copy))
         self.free.clear()
 
 
@@ -64,7 +65,7 @@ def actor(line: Line, mail: Queue, meter: AnyOf) -> Steps:
     engine, waiting = line.world.engine, Get(mail, most=1)
     while True:
         (slot,) = yield waiting
-        slot.version = line.published
+        slot.version = slot.since = line.pacer.begin(line.published)
         yield from collector.collect()
         line.full.put_now(engine, slot)
 
@@ -72,7 +73,9 @@ def actor(line: Line, mail: Queue, meter: AnyOf) -> Steps:
 def spawn_learner(line: Line) -> None:
     """Spawn the learner of a line."""
     role = next(role for role in line.world.architecture.roles if role.runs == "learn")
-    line.world.engine.spawn(learner(line), line.world.meters[role.name])
+    load = line.world.load
+    first = load.polite and gives_way(line.world.architecture, load.cores)
+    line.world.engine.spawn(learner(line), line.world.meters[role.name], first=first)
 
 
 def learner(line: Line) -> Steps:

@@ -1,7 +1,7 @@
 """Which unrolls make the next batch, within the bound on lag: ``runtime/actor_learner.Pacer``'s rules on counts alone.
 
-Unrolls that were handed out after the same batch are alike, so what is on its way is kept by that number, of which no
-more are about than the bound allows: a decision costs so much, not the number of actors.
+Unrolls that were begun after the same batch are alike, so what is on its way is kept by that number, of which no more
+are about than the bound allows: a decision costs so much, not the number of actors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class _Age:
-    """Unrolls handed out when so many batches had been learned from."""
+    """Unrolls begun when so many batches had been learned from, and published."""
 
     __slots__ = ("arrived", "total")
 
@@ -27,15 +27,20 @@ class Pacer:
         """bound: batches.   take: unrolls in a batch."""
         self.bound, self.take = bound, take
         self.batches = 0  # learned from so far
-        self._ages: dict[int, _Age] = {}  # by batches when handed out, ascending
+        self._ages: dict[int, _Age] = {}  # by batches when begun, ascending
+        self._waiting = 0  # handed out and not begun: they will have the newest weights
         self._arrived = 0
         self._blocking: int | None = None  # unrolls of that age or older are waited for
 
-    def hand_out(self) -> int:
-        """A free slot goes out; returns its age, to be told when it comes back."""
-        age = self._ages.setdefault(self.batches, _Age())
-        age.total += 1
-        return self.batches
+    def hand_out(self) -> None:
+        """A free slot goes out."""
+        self._waiting += 1
+
+    def begin(self, published: int) -> int:
+        """A slot that went out is begun with the weights of so many batches: its age, to be told when it is whole."""
+        self._waiting -= 1
+        self._ages.setdefault(published, _Age()).total += 1
+        return published
 
     def arrive(self, since: int, unroll: Any) -> None:
         """An unroll of that age is whole."""
@@ -57,6 +62,8 @@ class Pacer:
             if left and age.total > taken and since + self.bound < self.batches + 1 + (left - 1) // self.take:
                 self._blocking = since
                 return None
+        if self.bound < 1 + (left + self._waiting - 1) // self.take and self._waiting:
+            return None
         batch: list[tuple[int, Any]] = []
         for since, age in self._ages.items():
             while age.arrived and len(batch) < self.take:

@@ -57,6 +57,7 @@ class Server:
         worker.slot = None
         if worker.free:
             worker.slot, worker.time = worker.free.popleft(), 0
+            worker.slot.since = self.line.pacer.begin(self.line.published)
             self.ask(number)
 
     def due(self) -> list[int]:

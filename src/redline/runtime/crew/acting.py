@@ -21,9 +21,9 @@ from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.crew.slots import Slots
 from redline.runtime.crew.weights import WeightStore, byte_views
 from redline.runtime.experiment import Experiment, make_algorithm
-from redline.runtime.memory import keep_freed_memory
 from redline.runtime.parts import build_network, shares_of
 from redline.runtime.plan import first_seed, has_bf16
+from redline.runtime.system import give_way, keep_freed_memory
 from redline.types import Spec
 
 
@@ -81,6 +81,7 @@ class ActorJob:
     def run(self, port: Port) -> None:
         """Fill the slots whose numbers come, each with the newest weights, until the run ends."""
         keep_freed_memory()
+        give_way(self.experiment)
         network = ActingNetwork(self.experiment, self.spec, self._algorithm().network_kind)
         actor, priorities = self._make_actor(network), self._make_priorities()
         waited = 0.0
@@ -92,8 +93,10 @@ class ActorJob:
                 if number == REQUEST:
                     port.answer(self._answer(actor, priorities, *port.request()))
                     continue
-                version = network.read(self.weights)
                 unroll = self.slots.unrolls[number]
+                if unroll.policy_version is not None:
+                    self.weights.announce(unroll.policy_version[0].numpy())
+                version = network.read(self.weights)
                 actor.collect(
                     unroll, self.board.steps, version, lambda: self.board.stopping or port.orphaned()
                 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redline.actors.unroll import unroll_forms
+from redline.runs.provenance import usable_cores
 from redline.runtime.crew.acting import ActorJob
 from redline.runtime.crew.board import CLOCK, Board
 from redline.runtime.crew.processes import ProcessCrew
@@ -17,7 +18,6 @@ from redline.runtime.crew.threads import Crew, Job, ThreadCrew
 from redline.runtime.crew.weights import Publication, WeightStore
 from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.parts import Parts, shares_of
-from redline.runtime.plan import usable_cores
 from redline.types import Episode, Unroll
 
 START = 120.0  # seconds for roles to start and take a saved state

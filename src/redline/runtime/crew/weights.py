@@ -53,6 +53,15 @@ class WeightStore:
         header = self.region.arrays["header"]
         return int(header[VERSIONS + int(header[NEWEST])])
 
+    def announce(self, stamp: np.ndarray) -> None:
+        """Write into ``stamp`` (i64) how new weights that are read from now on are at least.
+
+        Written, and looked again: whoever publishes and then still finds the old stamp knows that they are newer.
+        """
+        version = None
+        while version != (version := self.version):
+            stamp[...] = version
+
     def read(self, targets: Sequence[np.ndarray]) -> int:
         """Copy the newest weights into ``targets`` (u8 arrays of the given sizes); returns their version."""
         header, data = self.region.arrays["header"], self.region.arrays["data"]

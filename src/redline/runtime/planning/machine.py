@@ -8,7 +8,7 @@ import platform
 import torch
 
 from redline.planner.costs import GPU, Machine
-from redline.runtime.plan import usable_cores
+from redline.runs.provenance import usable_cores
 
 
 def this_machine() -> Machine:

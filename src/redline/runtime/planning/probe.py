@@ -20,10 +20,10 @@ from redline.learners.transfer import Transfer
 from redline.ops.returns import gae
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
+from redline.runs.provenance import usable_cores
 from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.in_process import ReplayLoop
 from redline.runtime.parts import Parts, assemble
-from redline.runtime.plan import usable_cores
 from redline.runtime.planning import crews, loops, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of

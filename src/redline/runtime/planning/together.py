@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from redline.planner.cores import speeds
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
 from redline.planner.workload import waiting
@@ -126,7 +127,7 @@ def _shards(bench: Bench) -> float:
 
 @dataclass(frozen=True)
 class Fair:
-    """What roles would take if all they shared were the cores, in equal parts."""
+    """What roles would take if all they shared were the cores."""
 
     round: float  # seconds of an actor's
     learner: float  # of a learner's work, over those alone
@@ -138,17 +139,34 @@ def _fair(bench: Bench, actors: int, learners: int = 0) -> Fair:
     envs = bench.experiment.sampler.num_envs
     width = min(max(bench.cores // actors, 1), max(envs // actors, 1)) if bench.parts.spec.threaded else 1
     lost = waiting(width, min(bench.cores, envs), bench.together)
-    return fair(each, bench.cores, actors, width, learners, lost)
+    polite = actors >= bench.cores and not bench.replays  # see ``architectures.model.gives_way``
+    return fair(each, bench.cores, actors, width, learners, lost, polite=polite)
 
 
-def fair(each: Round, cores: int, actors: int, width: int, learners: int, lost: float = 1.0) -> Fair:
+def fair(
+    each: Round,
+    cores: int,
+    actors: int,
+    width: int,
+    learners: int,
+    lost: float = 1.0,
+    *,
+    polite: bool = False,
+) -> Fair:
     """Of ``actors`` whose environments step on ``width`` threads, ``lost`` times as long as these could, and take
-    ``each`` on one, beside ``learners``."""
-    crowd = max((actors * width + learners) / cores, 1.0)  # threads to a core while environments step
-    busy = max((actors + learners) / cores, 1.0)  # and for the rest of a round
-    stepping, rest = each.step.core * lost / width * crowd, (each.act + each.record) * busy
+    ``each`` on one, beside ``learners``, to whom they give way where they are ``polite``."""
+    crowd = _late(cores, actors * width, learners, polite)  # while environments step
+    busy = _late(cores, actors, learners, polite)  # and for the rest of a round
+    stepping, rest = each.step.core * lost / width * crowd[0], (each.act + each.record) * busy[0]
     whole = stepping + each.step.wait + rest
-    return Fair(whole, 1.0 + ((crowd - 1.0) * stepping + (busy - 1.0) * rest) / whole)
+    return Fair(whole, 1.0 + ((crowd[1] - 1.0) * stepping + (busy[1] - 1.0) * rest) / whole)
+
+
+def _late(cores: int, actors: int, learners: int, polite: bool) -> tuple[float, float]:
+    """How much longer than alone threads of actors take, and those of learners."""
+    rest, first = (actors, learners) if polite else (actors + learners, 0)
+    slow, fast = speeds(cores, rest, first)
+    return 1.0 / slow, 1.0 / (fast if polite else slow)
 
 
 def with_servers(bench: Bench, costs: Costs) -> Costs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 
 from redline.planner.options import Measured
@@ -10,7 +11,7 @@ from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
 from redline.runtime.pool import one_thread_each
-from redline.types import RunError
+from redline.types import RunError, lag_gauges
 
 WARM = 1.0  # seconds after the first update that are not counted: caches, kernels, queues filling
 STARTS = 120.0  # seconds in which the first update must have come
@@ -46,7 +47,7 @@ def try_out(experiment: Experiment, seconds: float = 4.0, warm: float = WARM) ->
 def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured:  # type: ignore[no-untyped-def]
     steps, begun = 0, time.perf_counter()
     learning: float | None = None  # since when
-    first: tuple[float, int, int] | None = None
+    first: tuple[float, int, int, Counter[int]] | None = None
     while True:
         taken, _ = loop.iterate(steps, min(steps / total, 1.0), bool)
         steps += taken
@@ -59,7 +60,7 @@ def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured: 
             continue
         if first is None:
             if now - learning >= warm:
-                first = now, steps, learner.version
+                first = now, steps, learner.version, _lags(loop)
             continue
         if now - first[0] >= seconds:
             gauges = loop.gauges()
@@ -69,5 +70,10 @@ def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured: 
                 updates_per_second=(learner.version - first[2]) / elapsed,
                 seconds=elapsed,
                 utilisation=dict(gauges.roles),
-                lag=dict(gauges.lag),
+                lag=lag_gauges(_lags(loop) - first[3]) or dict(gauges.lag),
             )
+
+
+def _lags(loop) -> Counter[int]:  # type: ignore[no-untyped-def]
+    """Lags counted so far; what fills the queues at first, while the learner's kernels warm up, tells nothing."""
+    return Counter(getattr(loop, "lags", {}))

@@ -15,8 +15,8 @@ from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.crew.region import Region
 from redline.runtime.crew.slots import Slots
 from redline.runtime.experiment import Experiment
-from redline.runtime.memory import keep_freed_memory
 from redline.runtime.replay_learner.feeder import Feeder
+from redline.runtime.system import keep_freed_memory
 from redline.types import Spec, tree_map
 
 SHELVES = 3  # batches that live at once: one being learned from, two drawn ahead

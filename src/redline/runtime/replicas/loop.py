@@ -7,13 +7,14 @@ learner, which Training evaluates and saves. A copy has two turns at hand, so th
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import torch
 
 from redline.architectures.model import Architecture
-from redline.learners.exchanges.central import LAGS, Central
+from redline.learners.exchanges.central import Central
 from redline.runtime.crew.board import CLOCK, working
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.shares import Shares
@@ -25,7 +26,7 @@ from redline.runtime.replicas.locks import Locks
 from redline.runtime.replicas.memory import Memory
 from redline.runtime.replicas.servers import TURN, Post, ServerJob, publish_all
 from redline.runtime.replicas.share import check_shares
-from redline.types import Episode, Gauges, Interruption, Metrics
+from redline.types import Episode, Gauges, Interruption, Metrics, lag_gauges
 
 TURNS = 2  # of a copy that may be at hand
 REST = 3.0  # seconds for copies to come to rest before a checkpoint
@@ -146,21 +147,10 @@ class ReplicaLoop:
         updates = self.central.updates
         return int(updates.max() if self.post is not None else updates.sum())
 
-    def lags(self) -> np.ndarray:
-        """i64[LAGS]: gradients applied, by their staleness in updates (the last column counts all that is older)."""
-        return self.central.lags.sum(0)
-
-    def _staleness(self) -> dict[str, float]:
-        counts = self.lags()
-        total = int(counts.sum())
-        if not total:
-            return {}
-        below = np.cumsum(counts) / total
-        return {
-            "mean": float(counts @ np.arange(LAGS) / total),
-            "p95": float(np.searchsorted(below, 0.95)),
-            "max": float(np.flatnonzero(counts)[-1]),
-        }
+    @property
+    def lags(self) -> Counter[int]:
+        """Staleness in updates -> gradients applied with it (``LAGS - 1`` counts all that are older, too)."""
+        return Counter({lag: count for lag, count in enumerate(self.central.lags.sum(0).tolist()) if count})
 
     def finished_episodes(self) -> list[Episode]:
         """Episodes ended since the last call, copy by copy."""
@@ -176,10 +166,8 @@ class ReplicaLoop:
         totals = {self._names[0]: float(np.mean(busy[: self.copies]))}
         if self.post is not None:
             totals[self._names[1]] = float(np.mean(busy[self.copies :]))
-        lag = self._staleness()
-        return Gauges(
-            roles=self._shares.of(totals), lag=lag, lag_bound=self.parts.experiment.parallel.max_staleness
-        )
+        bound = self.parts.experiment.parallel.max_staleness
+        return Gauges(roles=self._shares.of(totals), lag=lag_gauges(self.lags), lag_bound=bound)
 
     def state(self) -> dict[str, Any]:
         """Shared statistics, and what each copy can tell of itself (None for one that did not come to rest in time)."""

@@ -12,9 +12,9 @@ import torch
 from redline.architectures.config import ParallelConfig
 from redline.learners.learner import Learner, serial
 from redline.learners.rewards import RewardTransform
+from redline.runs.provenance import usable_cores
 from redline.runtime.experiment import Experiment, make_algorithm, uses_replay
 from redline.runtime.parts import Parts, Place, build_network, shares_of
-from redline.runtime.plan import usable_cores
 from redline.runtime.pool import Pool
 from redline.types import Spec, UserError
 

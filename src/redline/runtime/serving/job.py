@@ -16,6 +16,7 @@ from redline.inference.loop import Heard, InferenceLoop
 from redline.inference.server import Policy, Server
 from redline.inference.tables import Shape, Tables
 from redline.inference.worker import GENERATION
+from redline.runs.provenance import usable_cores
 from redline.runtime.crew.acting import ActingNetwork
 from redline.runtime.crew.bells import Bell
 from redline.runtime.crew.board import EVENTS, Board
@@ -25,8 +26,9 @@ from redline.runtime.crew.region import Region
 from redline.runtime.crew.threads import Crew, ThreadCrew
 from redline.runtime.crew.weights import WeightStore
 from redline.runtime.experiment import Experiment, make_algorithm
-from redline.runtime.plan import first_seed, usable_cores
+from redline.runtime.plan import first_seed
 from redline.runtime.serving.host import HostJob
+from redline.runtime.system import give_way
 from redline.types import Interruption, Spec, tree_map
 
 STOP, ASKED = -3, -4  # what the listener posts beside slots
@@ -52,6 +54,7 @@ class InferenceJob:
 
     def run(self, port: Port) -> None:
         """Act for the workers until the run ends; an unroll's slot is ``slots * worker + slot`` on the port."""
+        give_way(self.experiment)  # and with it the workers that it starts
         bells = [Bell() for _ in range(self.shape.workers)]
         crew = self._muster(bells)
         listener = _Listener(port, crew)
@@ -107,7 +110,7 @@ class InferenceJob:
         policies = []
         for weights in self.weights:
             network = ActingNetwork(experiment, self.spec, algorithm.network_kind, device)
-            policies.append(Policy(network.module, _refresh(weights, network)))
+            policies.append(Policy(network.module, _refresh(weights, network), weights.announce))
         seed = first_seed(experiment.run.seed) + GENERATION * int(tables.starts[-1])
         tables.starts[-1] += 1
         server = Server(
