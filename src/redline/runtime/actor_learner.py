@@ -157,6 +157,7 @@ class ActorLearnerLoop:
         self._idle: list[tuple[int, int]] = [
             (actor, slot) for actor in range(self.copies) for slot in range(1 + edge.capacity)
         ]
+        self._at_work: set[int] = set()  # actors that have handed in an unroll
         self._stamps: dict[int, int] = {learner.version: 0}  # version published -> batches learned by then
         self._recent: deque[int] = deque(maxlen=10_000)
         self.lags: Counter[int] = Counter()  # batches -> unrolls
@@ -241,6 +242,7 @@ class ActorLearnerLoop:
             if stop():
                 raise Interruption
             for actor, slot in self.muster.crew.wait(PATIENCE):
+                self._at_work.add(actor)
                 if not self.pacer.arrive(actor, slot):
                     self._idle.append((actor, slot))
             for actor in self.muster.crew.revived():
@@ -254,10 +256,13 @@ class ActorLearnerLoop:
                 self._idle.append(key)
 
     def _begun(self, actor: int, slot: int) -> int:
-        """Batches published when the weights that act in a slot were taken; what has not begun will have the newest."""
+        """Batches published when the weights that act in a slot were taken; what has not begun will have the newest.
+
+        Actors that are still on their way to their first unroll are waited for: not all is learned from the earliest.
+        """
         version = int(self._begins[actor][slot][0])
         if version == NOT_BEGUN:
-            return self.pacer.batches
+            return self.pacer.batches if actor in self._at_work else 0
         return min(self._stamps[version] + self.delay, self.pacer.batches)
 
     def _lag(self, unroll: Unroll) -> int:
