@@ -134,6 +134,9 @@ class Workload:
     drag: float = (
         1.0  # how much longer everything takes while all cores are busy: shared caches, interpreter, clock
     )
+    jitter: float = (
+        0.0  # how far unrolls of one copy lie from each other, relative; 0: copies begin in step, too
+    )
     polite: bool = True  # whether actors give way to their learner where the architecture has them do so
     chunks: int = 1  # pieces of central parameters, each behind its own lock; shards of a parameter server
 

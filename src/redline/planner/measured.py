@@ -39,6 +39,9 @@ class Costs:
     serve: dict[str, Curve] = field(
         default_factory=dict
     )  # runtime -> core-seconds of an inference server's batch beyond the pass
+    latency: dict[str, float] = field(
+        default_factory=dict
+    )  # runtime -> seconds of a worker's round in which nobody works: it and its server waking each other
     between: float = (
         0.0  # core-seconds of a loop's batch (of a round, from replay) that no piece accounts for
     )

@@ -14,7 +14,7 @@ from redline.planner.arrangements.world import World
 from redline.planner.costs import Prediction, Workload
 from redline.types import lag_gauges
 
-ENOUGH = 20  # turns (batches, and unrolls of each copy) to be seen before a rate is believed
+ENOUGH = 100  # turns (batches, and unrolls of each copy) to be seen before a rate is believed
 SETTLED = 3  # turns before which nothing is measured
 PATIENCE = 100  # times as long as asked for, while there were fewer
 EVENTS = 500_000  # after which a simulation ends early: two or three seconds

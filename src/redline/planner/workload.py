@@ -13,6 +13,7 @@ from redline.planner.measured import Costs
 from redline.planner.options import Option
 
 ROUND_TRIP = 150e-6  # core-seconds to wake a worker process and hear from it
+JITTER = 0.05  # relative, of unrolls of one copy: what its core does besides
 WAKE = 60e-6  # core-seconds of a message between threads or processes
 
 
@@ -23,7 +24,7 @@ def architecture_of(option: Option) -> Architecture:
 
 def workload(option: Option, costs: Costs, machine: Machine) -> Workload:
     """What the simulator needs to know of ``option``. Raises: KeyError for an architecture without arithmetic."""
-    return _OF[option.architecture](option, costs, machine)
+    return replace(_OF[option.architecture](option, costs, machine), jitter=JITTER)
 
 
 def round_of(costs: Costs, environments: float) -> Work:
@@ -195,6 +196,12 @@ def _crowd(option: Option, costs: Costs, few: float) -> float:
     return few + (many - few) * min(share, 1.0)
 
 
+def side_by_side(costs: Costs, runtime: str) -> float:
+    """How much longer stepping takes beside stepping, by what actors in processes of their own were seen to: caches and
+    memory. Of environments that need one interpreter a server tells by itself."""
+    return _drag(costs, "processes") if runtime == "processes" or costs.threaded else 1.0
+
+
 def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Workers step; a batch costs the server the pass and what was seen to come on top."""
     beyond = costs.serve.get(option.runtime) or Curve.of([(1, WAKE)])
@@ -209,7 +216,12 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     step = round_of(costs, option.environments)
     return replace(
         base,
-        step=replace(step, core=step.core + costs.request),
+        step=replace(
+            step,
+            core=step.core + costs.request,
+            wait=step.wait + costs.latency.get(option.runtime, 0.0),
+            drag=side_by_side(costs, option.runtime),
+        ),
         act=Work(),
         serve=serve,
         serve_gpu=on_gpu,

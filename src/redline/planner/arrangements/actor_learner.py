@@ -63,6 +63,7 @@ def actor(line: Line, mail: Queue, meter: AnyOf) -> Steps:
     """Newest weights, an unroll into a slot, its number to the learner."""
     collector = Collector(line.world, line.world.load.unroll, meter)
     engine, waiting = line.world.engine, Get(mail, most=1)
+    yield line.world.late()
     while True:
         (slot,) = yield waiting
         slot.version = slot.since = line.pacer.begin(line.published)

@@ -102,6 +102,9 @@ def _step(world: World, number: int, worker: Worker, calls: Queue) -> Steps:
     """A worker: wait for orders, step once, call."""
     rounds = world.pieces(world.load.step)
     rung = Get(worker.bell)
+    yield rung
+    yield world.late()
+    worker.bell.put_now(world.engine, 0)
     while True:
         yield rung
         yield next(rounds)

@@ -11,8 +11,9 @@ import numpy as np
 from redline.architectures.model import Architecture
 from redline.planner.cores import AnyOf, Meter
 from redline.planner.costs import Work, Workload
-from redline.planner.engine import Compute, Engine, Get, Queue, Steps
+from redline.planner.engine import Compute, Engine, Get, Queue, Sleep, Steps
 
+APART = 4.0  # unrolls within which copies begin: nobody starts at the same moment
 BLOCK = 2**16  # single pieces drawn together
 MANY = (
     2**12
@@ -131,6 +132,22 @@ class World:
                 gpu += work.gpu * times
             yield Compute(core, core / alone if alone else 1.0, wait, gpu, drag)
 
+    def uneven(self, requests: Iterator[Compute]) -> Iterator[Compute]:
+        """The same requests, each a little longer or shorter than the last."""
+        if not self.load.jitter:
+            yield from requests
+        while True:
+            for chance in self.chance.standard_normal(256).tolist():
+                work, factor = next(requests), max(1.0 + self.load.jitter * chance, 0.5)
+                yield Compute(
+                    work.core * factor, work.width, work.wait * factor, work.gpu * factor, work.drag
+                )
+
+    def late(self) -> Sleep:
+        """Before a copy's first unroll: copies that were in step would stay so, and meet each other's worst or best."""
+        unroll = (self.load.step.alone + self.load.act.alone) * self.load.unroll
+        return Sleep(self.chance.random() * APART * unroll if self.load.jitter else 0.0)
+
 
 class Collector:
     """One copy's way to an unroll. ``collect`` takes the copy's process through ``rounds`` of stepping and acting.
@@ -145,7 +162,7 @@ class Collector:
         # An unroll is one event, unless others queue for the GPU between its rounds, or groups take turns.
         self.whole = not load.step.gpu and not load.act.gpu and load.groups == 1
         if self.whole:
-            self._unroll = world.together([(load.step, rounds), (load.act, rounds)])
+            self._unroll = world.uneven(world.together([(load.step, rounds), (load.act, rounds)]))
         else:
             self._step = world.pieces(load.step.scaled(1.0 / load.groups))
             self._act = world.pieces(load.act.scaled(1.0 / load.groups))

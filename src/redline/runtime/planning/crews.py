@@ -34,6 +34,7 @@ class Company:
     uneven: tuple[float, ...] = ()  # how long its batches took, over their mean
     core: float = 0.0  # core-seconds of this process for each agent step
     start: float = 0.0  # seconds until everybody was at work
+    serving: float = 0.0  # seconds of an inference server at its batches, for each agent step
 
 
 def actors_at_work(
@@ -84,7 +85,11 @@ def server_at_work(experiment: Experiment, runtime: str, workers: int, seconds: 
         begin = time.perf_counter()
         muster = muster_server(parts, 1)
         try:
-            return _drive(muster, seconds, None, _start(muster, 1, begin))
+            there = _start(muster, 1, begin)
+            before, taken = muster.busy()["inference"], int(muster.board.taken[0])
+            work = _drive(muster, seconds, None, there)
+            served = int(muster.board.taken[0]) - taken  # as of the moment that ``busy`` is of
+            return replace(work, serving=(muster.busy()["inference"] - before) / max(served, 1))
         finally:
             muster.close()
     finally:

@@ -11,7 +11,7 @@ import numpy as np
 from redline.planner.cores import speeds
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
-from redline.planner.workload import waiting
+from redline.planner.workload import side_by_side, waiting
 from redline.runtime.experiment import Experiment
 from redline.runtime.parts import Parts
 from redline.runtime.planning import crews
@@ -19,6 +19,9 @@ from redline.runtime.planning.pieces import Collecting, Round, fastest_half
 from redline.runtime.pool import Pool
 
 ON_GPU = "cuda bf16"  # where a server acts, if it can
+SATURATED = (
+    0.9  # of its time that a server is at work: then workers wait for it, and their rounds tell nothing else
+)
 MANY = 4  # cores above which actors beside a learner stand for actors alone
 
 
@@ -170,7 +173,8 @@ def _late(cores: int, actors: int, learners: int, polite: bool) -> tuple[float, 
 
 
 def with_servers(bench: Bench, costs: Costs) -> Costs:
-    """Inference servers at work, on the GPU where there is one: what a batch costs beyond the pass."""
+    """Inference servers at work, on the GPU where there is one: what a batch costs beyond the pass, and a round beyond
+    batch and step."""
     experiment, envs = bench.experiment, bench.experiment.sampler.num_envs
     workers = min(max(bench.cores, 2), envs)
     if workers < 2:
@@ -183,13 +187,17 @@ def with_servers(bench: Bench, costs: Costs) -> Costs:
         learner = replace(experiment.learner, device=device, precision=precision)  # type: ignore[arg-type]
         experiment, act = replace(experiment, learner=learner), costs.act[ON_GPU].at(count)
     serve: dict[str, Curve] = {}
+    latency: dict[str, float] = {}
     for runtime in ("threads", "processes"):
         work = crews.server_at_work(experiment, runtime, workers, bench.budget.crew)
         # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
-        both, served = envs / work.steps_per_second, act + half.record
-        beyond = min(both / 2 - served, both - step.alone - served)
-        if half.step.wait > half.step.core:  # what it waits for says nothing of the server: its core does
-            beyond = work.core * count - half.step.core - served
-            beyond = serve["threads"].at(1) if runtime == "processes" else beyond
-        serve[runtime] = Curve.of([(1, max(beyond, 0.0))])
-    return replace(costs, serve=serve)
+        both, served = _period(envs, work), act + half.record
+        batch = max(work.serving * count, served)
+        if half.step.wait > half.step.core:  # among many that wait it serves few at a time: its core tells
+            batch = work.core * count - half.step.core
+            batch = served + serve["threads"].at(1) if runtime == "processes" else batch
+        serve[runtime] = Curve.of([(1, max(batch - served, 0.0))])
+        stepping = step.core * side_by_side(costs, runtime) + step.wait
+        idle = both - stepping - batch if batch < SATURATED * both / 2 else 0.0
+        latency[runtime] = max(idle, 0.0) if half.step.wait <= half.step.core else 0.0
+    return replace(costs, serve=serve, latency=latency)
