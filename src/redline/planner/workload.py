@@ -146,7 +146,11 @@ def _by_workers(option: Option, costs: Costs, machine: Machine) -> Work:
 def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
     crew = _crew(option, costs)
-    slow = _drag(costs, f"{crew} actor")
+    slow, late = _drag(costs, f"{crew} actor"), _drag(costs, f"{crew} learner")
+    if costs.threaded and option.copies >= costs.machine.cores:
+        # In threads, too, what all cores do to each other: such simulators leave the interpreter to others.
+        slow = max(slow, _drag(costs, "processes full actor"))
+        late = max(late, _drag(costs, "processes full learner"))
     slow = max(slow, _crowd(option, costs, slow))
     envs = option.environments
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
@@ -165,7 +169,7 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         act=replace(act, drag=slow),
         learn=replace(
             learn,
-            drag=_drag(costs, f"{crew} learner"),
+            drag=late,
             tail=costs.uneven.get(f"{crew} learner", ()),
         ),
         updates=1.0 if replays else costs.updates,

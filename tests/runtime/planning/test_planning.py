@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,7 +197,8 @@ class TestFairShares:
 @pytest.mark.parametrize("runtime", ["threads", "processes"])
 def test_how_long_roles_take_to_start_is_measured(runtime: str) -> None:
     began = time.perf_counter()
-    found = crews.actors_at_work(experiment_of(), runtime, 1, 0.05)
+    with closing(crews.actors(experiment_of(), runtime, 1)) as team:
+        found = team.drive(0.05)
     assert found.steps_per_second > 0
     assert 0 <= found.start < time.perf_counter() - began
     assert found.start > 0.1 or runtime == "threads"  # a process imports torch
@@ -209,7 +211,8 @@ def test_actors_stay_from_one_phase_to_the_next() -> None:
         nonlocal calls
         calls += 1
 
-    alone, beside = crews.phases_of_actors(experiment_of(), "threads", 2, 0.05, [None, learn])
+    with closing(crews.actors(experiment_of(), "threads", 2, beside=True)) as team:
+        alone, beside = team.drive(0.05), team.drive(0.05, learn)
     assert alone.learned == 0
     assert alone.steps_per_second > 0
     assert beside.learned > 0

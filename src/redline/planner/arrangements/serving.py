@@ -100,7 +100,7 @@ def start(world: World) -> None:
 
 def _step(world: World, number: int, worker: Worker, calls: Queue) -> Steps:
     """A worker: wait for orders, step once, call."""
-    rounds = world.pieces(world.load.step)
+    rounds = world.uneven(world.pieces(world.load.step), world.load.unroll)
     rung = Get(worker.bell)
     yield rung
     yield world.late()

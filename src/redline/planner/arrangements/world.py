@@ -132,13 +132,14 @@ class World:
                 gpu += work.gpu * times
             yield Compute(core, core / alone if alone else 1.0, wait, gpu, drag)
 
-    def uneven(self, requests: Iterator[Compute]) -> Iterator[Compute]:
-        """The same requests, each a little longer or shorter than the last."""
-        if not self.load.jitter:
+    def uneven(self, requests: Iterator[Compute], rounds: int = 1) -> Iterator[Compute]:
+        """The same requests, each a little longer or shorter than the last; ``rounds``: of them that make an unroll."""
+        jitter = self.load.jitter * rounds**0.5
+        if not jitter:
             yield from requests
         while True:
             for chance in self.chance.standard_normal(256).tolist():
-                work, factor = next(requests), max(1.0 + self.load.jitter * chance, 0.5)
+                work, factor = next(requests), max(1.0 + jitter * chance, 0.5)
                 yield Compute(
                     work.core * factor, work.width, work.wait * factor, work.gpu * factor, work.drag
                 )

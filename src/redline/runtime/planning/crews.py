@@ -6,7 +6,8 @@ These are the real roles on the real channels, with a main role that hands every
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,25 +38,48 @@ class Company:
     serving: float = 0.0  # seconds of an inference server at its batches, for each agent step
 
 
-def actors_at_work(
-    experiment: Experiment,
-    runtime: str,
-    copies: int,
-    seconds: float,
-    learn: Callable[[], Any] | None = None,
-) -> Company:
-    """``copies`` actors in ``runtime``; with ``learn``, that is called over and over beside them."""
-    return phases_of_actors(experiment, runtime, copies, seconds, [learn])[0]
+class Team:
+    """Actors, or an inference server with its workers, who rest until they are driven."""
+
+    def __init__(self, parts: Parts, muster: Callable[[Parts, int], Muster], slots: int) -> None:
+        """slots: of each actor or worker."""
+        self._parts, self._begun = parts, time.perf_counter()
+        self._start = 0.0  # seconds until everybody was at work, an unroll of each included
+        try:
+            self.muster = muster(parts, slots)
+        except BaseException:
+            parts.close()
+            raise
+        self._resting = [(role, slot) for role in range(len(self.muster.slots)) for slot in range(slots)]
+
+    def ready(self) -> None:
+        """Wait until everybody has made one unroll."""
+        if self._start:
+            return
+        first = [key for key in self._resting if key[1] == 0]
+        for role, slot in first:
+            self.muster.crew.tell(role, slot)
+        came = 0
+        while came < len(first):
+            came += len(self.muster.crew.wait(0.1))
+        self._start = time.perf_counter() - self._begun
+
+    def drive(self, seconds: float, learn: Callable[[], Any] | None = None) -> Company:
+        """Hand slots straight back, and learn in between, as a learner does that takes in and learns by turns."""
+        self.ready()
+        for role, slot in self._resting:
+            self.muster.crew.tell(role, slot)
+        self._resting.clear()
+        return _drive(self.muster, seconds, learn, self._start)
+
+    def close(self) -> None:
+        """End everybody."""
+        self.muster.close()
+        self._parts.close()
 
 
-def phases_of_actors(
-    experiment: Experiment,
-    runtime: str,
-    copies: int,
-    seconds: float,
-    phases: Sequence[Callable[[], Any] | None],
-) -> list[Company]:
-    """The same actors one phase after the other: alone (None), or beside what is called over and over.
+def actors(experiment: Experiment, runtime: str, copies: int, *, beside: bool = False) -> Team:
+    """``copies`` actors in ``runtime``; ``beside``: a learner.
 
     Their channels are IMPALA's, or with a replay Ape-X's, whatever the algorithm would say to learning that way.
     """
@@ -64,57 +88,28 @@ def phases_of_actors(
     parts = assemble(replace(experiment, parallel=parallel))
     if parts.experiment.parallel.slot == 1:  # lock-step sends single steps; at their own pace actors do not
         parts.experiment = replace(parts.experiment, parallel=replace(parts.experiment.parallel, slot=16))
-    try:
-        slots = AHEAD if any(phases) else 2
-        begin = time.perf_counter()
-        muster = muster_actors(parts, slots)
-        try:
-            there = _start(muster, slots, begin)
-            return [_drive(muster, seconds, learn, there) for learn in phases]
-        finally:
-            muster.close()
-    finally:
-        parts.close()
+    return Team(parts, muster_actors, AHEAD if beside else 2)
 
 
-def server_at_work(experiment: Experiment, runtime: str, workers: int, seconds: float) -> Company:
-    """Agent steps/s of an inference server with ``workers`` workers in two groups, when nobody learns."""
+def server(experiment: Experiment, runtime: str, workers: int) -> Team:
+    """An inference server with ``workers`` workers in two groups."""
     parallel = ParallelConfig(architecture="seed", runtime=runtime, copies=workers, queue=0)  # type: ignore[arg-type]
-    parts = assemble(replace(experiment, parallel=parallel))
-    try:
-        begin = time.perf_counter()
-        muster = muster_server(parts, 1)
-        try:
-            there = _start(muster, 1, begin)
-            before, taken = muster.busy()["inference"], int(muster.board.taken[0])
-            work = _drive(muster, seconds, None, there)
-            served = int(muster.board.taken[0]) - taken  # as of the moment that ``busy`` is of
-            return replace(work, serving=(muster.busy()["inference"] - before) / max(served, 1))
-        finally:
-            muster.close()
-    finally:
-        parts.close()
+    return Team(assemble(replace(experiment, parallel=parallel)), muster_server, 1)
 
 
-def _start(muster: Muster, slots: int, begun: float) -> float:
-    """Hand out all slots and wait until everybody is at work; seconds since ``begun``."""
-    roles = range(len(muster.slots))
-    for role in roles:
-        for slot in range(slots):
-            muster.crew.tell(role, slot)
-    seen: set[int] = set()
-    while len(seen) < len(roles):
-        for role, slot in muster.crew.wait(0.1):
-            muster.crew.tell(role, slot)
-            seen.add(role)
-    return time.perf_counter() - begun
+def in_turn(make: Callable[[str], Team]) -> Iterator[tuple[str, Team]]:
+    """A team in threads, then one in processes. Each is alone when it is driven, but they start side by side."""
+    with ExitStack() as stack:
+        teams = {runtime: stack.enter_context(closing(make(runtime))) for runtime in ("processes", "threads")}
+        for team in teams.values():
+            team.ready()
+        for runtime in ("threads", "processes"):
+            yield runtime, teams[runtime]
+            teams[runtime].close()
 
 
 def _drive(muster: Muster, seconds: float, learn: Callable[[], Any] | None, there: float) -> Company:
-    """Hand slots straight back, and learn in between, as a learner does that takes in and learns by turns.
-
-    there: seconds that everybody took to be at work.
-    """
+    """there: seconds that everybody took to be at work."""
     taken = 0
 
     def take_in(patience: float) -> None:
@@ -125,6 +120,7 @@ def _drive(muster: Muster, seconds: float, learn: Callable[[], Any] | None, ther
 
     spent: list[float] = []
     begin, first, before, core = time.perf_counter(), 0.0, 0, 0.0
+    server = _served(muster)
     while True:
         take_in(0.05 if learn is None else 0.0)
         if learn is not None:
@@ -143,7 +139,14 @@ def _drive(muster: Muster, seconds: float, learn: Callable[[], Any] | None, ther
     rate, core = steps / (now - first), (time.process_time() - core) / steps
     shapes = [each.unrolls[0].reward.shape for each in muster.slots]
     made = sum(int(np.prod(shape)) for shape in shapes) / rate  # seconds of everybody's first slot
-    return Company(rate, learned, tail_of(spent), core, max(there - made, 0.0))
+    acting, served = (now - then for now, then in zip(_served(muster), server, strict=True))
+    serving = acting / served if served else 0.0
+    return Company(rate, learned, tail_of(spent), core, max(there - made, 0.0), serving)
+
+
+def _served(muster: Muster) -> tuple[float, int]:
+    """Seconds of an inference server at its batches so far, and agent steps in them, as of one moment."""
+    return muster.busy().get("inference", 0.0), int(muster.board.taken[0])
 
 
 def publication(parts: Parts, repeats: int = 20) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,15 +13,27 @@ from redline.runtime.parts import Parts
 from redline.runtime.planning.pieces import Collecting
 from redline.runtime.planning.together import Bench
 
-TEAMS = 3  # of threads that step together: how well they do depends on the cores that each finds itself on
+TEAMS = 2  # of threads that step together: how well they do depends on the cores that each finds itself on
 
 
-def together(bench: Bench) -> float:
+@dataclass(frozen=True)
+class Turns:
+    """What a loop does, learning on, for each round of its environments."""
+
+    seconds: float  # the median
+    stepping: (
+        float  # seconds of the loop's thread; where it learns from replay only what it waits for at the end
+    )
+
+
+def together(bench: Bench, turns: Turns) -> float:
     """How much longer environments that step on every core take than their core-seconds over the cores."""
     envs = bench.experiment.sampler.num_envs
     width = min(bench.cores, envs)
     if not bench.parts.spec.threaded or width == 1:
         return 1.0
+    if not bench.replays:
+        return max(turns.stepping * width / bench.round(envs).step.alone, 1.0)
     bench.round(envs)
     found: list[float] = []
     for _ in range(TEAMS):
@@ -34,12 +47,14 @@ def together(bench: Bench) -> float:
     return max(float(np.median(found)) * width / alone, 1.0)
 
 
-def beyond(bench: Bench, learn: float) -> float:
+def alone(bench: Bench) -> Turns:
+    """The experiment as one loop, on the CPU."""
+    return _loop(bench, bench.parts, bench.budget.learn)
+
+
+def beyond(bench: Bench, turns: Turns, learn: float) -> float:
     """Core-seconds of a loop's batch (of a round, where it learns from replay) that no piece accounts for."""
-    whole, each = (
-        _loop(bench, bench.parts, bench.budget.learn),
-        bench.round(bench.experiment.sampler.num_envs),
-    )
+    whole, each = turns.seconds, bench.round(bench.experiment.sampler.num_envs)
     stepping = _stepping(bench)
     if bench.replays:
         known = each.act + each.record + max(stepping, _due(bench) * learn)
@@ -52,7 +67,7 @@ def beyond(bench: Bench, learn: float) -> float:
 def beyond_on_gpu(bench: Bench, parts: Parts, learn: float, act: Curve) -> float:
     """The same of a loop of ``parts``, which compute on a GPU."""
     envs = bench.experiment.sampler.num_envs
-    whole = _loop(bench, parts, bench.budget.gpu)
+    whole = _loop(bench, parts, bench.budget.gpu).seconds
     stepping, acting, record = _stepping(bench), act.at(envs), bench.round(envs).record
     if bench.replays:
         return max(whole - acting - record - max(stepping, _due(bench) * learn), 0.0)
@@ -76,21 +91,22 @@ def _stepping(bench: Bench) -> float:
     return step.core * bench.together / width + step.wait
 
 
-def _loop(bench: Bench, parts: Parts, seconds: float) -> float:
-    """Seconds of a whole loop for each round of its environments, learning on: the median."""
+def _loop(bench: Bench, parts: Parts, seconds: float) -> Turns:
     loop, envs, learner = make_loop(parts), bench.experiment.sampler.num_envs, parts.learner
     try:
         steps, before = 0, learner.version
         spent: list[float] = []  # of a round
+        stepping: list[float] = []
         begun = time.perf_counter()
         while (passed := time.perf_counter() - begun) < seconds or len(spent) < 3:
             if passed > 3 * seconds and len(spent) == 2:
                 break
-            begin = time.perf_counter()
+            begin, stepped = time.perf_counter(), loop.clock["stepping"]
             taken = loop.iterate(steps, 0.0, bool)[0]
             steps += taken
             if learner.version > before:  # it has begun to learn
                 spent.append((time.perf_counter() - begin) * envs / taken)
+                stepping.append((loop.clock["stepping"] - stepped) * envs / taken)
     finally:
         loop.close()
-    return float(np.median(spent[1:]))
+    return Turns(float(np.median(spent[1:])), float(np.median(stepping[1:])))

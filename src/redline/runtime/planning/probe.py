@@ -54,9 +54,16 @@ def alone(experiment: Experiment, threads: int = 1) -> Experiment:
     )
 
 
-def counts_of(envs: int, cores: int) -> list[int]:
-    """Environments of one thread that plans may have: from half a core's share to twice the recipe's."""
-    return sorted({max(envs // (2 * cores), 1), max(envs // cores, 1), envs, 2 * envs})
+def counts_of(envs: int, cores: int, threaded: bool) -> list[int]:
+    """Environments of one thread that plans may have: from half a core's share to twice the recipe's.
+
+    Of simulators that step by themselves (``threaded``) two counts tell all: they take as long as there are of them,
+    and an emulator's takes a sixth of a second to be made and seeded.
+    """
+    share = max(envs // cores, 1)
+    if threaded and share < envs:
+        return [share, envs]
+    return sorted({max(envs // (2 * cores), 1), share, envs, 2 * envs})
 
 
 class _Probe:
@@ -92,25 +99,21 @@ class _Probe:
         parts, envs = self.parts, self.experiment.sampler.num_envs
         try:
             self.say("stepping and acting")
-            rounds = {count: self.round(count) for count in counts_of(envs, self.cores)}
+            rounds = {count: self.round(count) for count in counts_of(envs, self.cores, parts.spec.threaded)}
             self.say("learning")
             learn, batch, updates, unroll = self._learning()
             self.say("the network alone")
             act, train = self._network()
             self.say("roles side by side")
-            self.together = loops.together(self)
-            between, on_gpu = loops.beyond(self, learn[self.place][1]), None
+            turns = loops.alone(self)
+            self.together = loops.together(self, turns)
+            on_gpu = None
             if ON_GPU in act:
                 with self._sized(1, *ON_GPU.split()) as on:
                     on_gpu = loops.beyond_on_gpu(self, on, learn[ON_GPU][1], act[ON_GPU])
             company = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
-            quiet = min(each.quiet for each in self.rounds.values())
-            if quiet < 0.9:
-                self.notes.append(
-                    f"other programs had up to {1 - quiet:.0%} of a core while this was measured: measure again "
-                    "(--fresh) when the machine is quiet"
-                )
+            self._note_company()
             costs = Costs(
                 environment=parts.spec.name,
                 recipe=self.experiment.recipe,
@@ -133,7 +136,7 @@ class _Probe:
                 publish=crews.publication(parts),
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
                 **company,
-                between=between,
+                between=loops.beyond(self, turns, learn[self.place][1]),
                 between_gpu=on_gpu,
                 threaded=parts.spec.threaded,
                 together=self.together,
@@ -148,6 +151,14 @@ class _Probe:
             for room in self.rooms.values():
                 room.close()
             parts.close()
+
+    def _note_company(self) -> None:
+        quiet = min(each.quiet for each in self.rounds.values())
+        if quiet < 0.9:
+            self.notes.append(
+                f"other programs had up to {1 - quiet:.0%} of a core while this was measured: measure again "
+                "(--fresh) when the machine is quiet"
+            )
 
     def _learning(self) -> tuple[dict[str, dict[int, float]], int, float, Any]:
         """Seconds of a batch by place and threads; samples and optimiser steps in it; an unroll of it, or an update."""

@@ -67,29 +67,32 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     def batch() -> None:
         unroll() if bench.replays else bench.parts.algorithm.update(bench.parts.learner, unroll, 0.0)
 
+    def beside(name: str, actors: int, team: crews.Team) -> crews.Company:
+        work, expected = team.drive(seconds, batch), _fair(bench, actors, learners=1)
+        drag[f"{name} actor"] = _period(envs, work) / expected.round
+        drag[f"{name} learner"] = work.learned / (learn[bench.place][1] * expected.learner)
+        uneven[f"{name} learner"] = work.uneven
+        return work
+
     if envs >= bench.cores and not bench.replays:
         drag["shards"] = _shards(bench)
-    for runtime in ("threads", "processes"):
-        actors = min(bench.cores - 1, envs)
-        work = crews.actors_at_work(experiment, runtime, actors, seconds, batch)
-        expected = _fair(bench, actors, learners=1)
-        drag[f"{runtime} actor"] = _period(envs, work) / expected.round
-        drag[f"{runtime} learner"] = work.learned / (learn[bench.place][1] * expected.learner)
-        uneven[f"{runtime} learner"], start[runtime] = work.uneven, work.start
-        if envs >= bench.cores > MANY:  # one actor more or less makes no difference, and all have to start
-            drag[runtime] = drag[f"{runtime} actor"]
-        elif envs >= bench.cores:
-            # Threads of one interpreter wait for its lock, of which one actor beside a learner tells more.
-            phases = [None] if runtime == "threads" else [None, batch]
-            alone, *beside = crews.phases_of_actors(experiment, runtime, bench.cores, seconds, phases)
-            drag[runtime] = _period(envs, alone) / _fair(bench, bench.cores).round
-            expected = _fair(bench, bench.cores, learners=1)
-            for work in beside:
-                drag[f"{runtime} full actor"] = _period(envs, work) / expected.round
-                drag[f"{runtime} full learner"] = work.learned / (learn[bench.place][1] * expected.learner)
-                uneven[f"{runtime} full learner"] = work.uneven
-        if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
-            drag[f"{runtime} crowd"] = _crowd(bench, runtime, envs, seconds)
+    actors = min(bench.cores - 1, envs)
+    few = partial(crews.actors, experiment, copies=actors, beside=True)
+    for runtime, team in crews.in_turn(few):
+        start[runtime] = beside(runtime, actors, team).start
+    if envs >= bench.cores > MANY:  # one actor more or less makes no difference, and all have to start
+        drag |= {runtime: drag[f"{runtime} actor"] for runtime in start}
+    elif envs >= bench.cores:
+        full = partial(crews.actors, experiment, copies=bench.cores, beside=True)
+        for runtime, team in crews.in_turn(full):
+            drag[runtime] = _period(envs, team.drive(seconds)) / _fair(bench, bench.cores).round
+            if (
+                runtime == "processes"
+            ):  # of threads that wait for their interpreter one beside a learner tells more
+                beside(f"{runtime} full", bench.cores, team)
+    if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
+        for runtime, team in crews.in_turn(partial(crews.actors, experiment, copies=envs)):
+            drag[f"{runtime} crowd"] = _crowd(bench, team.drive(seconds), envs)
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
     return {"drag": drag, "uneven": uneven, "start": start}
 
@@ -99,9 +102,8 @@ def _period(envs: int, work: crews.Company) -> float:
     return envs / max(work.steps_per_second, 1e-9)
 
 
-def _crowd(bench: Bench, runtime: str, copies: int, seconds: float) -> float:
+def _crowd(bench: Bench, work: crews.Company, copies: int) -> float:
     """How much longer the core's part of a round takes for many actors that mostly wait, over the cores it has."""
-    work = crews.actors_at_work(bench.experiment, runtime, copies, seconds)
     one = bench.round(1)
     core = one.step.core + one.act + one.record
     period = copies / work.steps_per_second
@@ -188,8 +190,8 @@ def with_servers(bench: Bench, costs: Costs) -> Costs:
         experiment, act = replace(experiment, learner=learner), costs.act[ON_GPU].at(count)
     serve: dict[str, Curve] = {}
     latency: dict[str, float] = {}
-    for runtime in ("threads", "processes"):
-        work = crews.server_at_work(experiment, runtime, workers, bench.budget.crew)
+    for runtime, team in crews.in_turn(partial(crews.server, experiment, workers=workers)):
+        work = team.drive(bench.budget.crew)
         # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
         both, served = _period(envs, work), act + half.record
         batch = max(work.serving * count, served)

@@ -14,6 +14,7 @@ from redline.runtime.pool import one_thread_each
 from redline.types import RunError, lag_gauges
 
 WARM = 1.0  # seconds after the first update that are not counted: caches, kernels, queues filling
+SETTLED = 4  # batches in which queues that filled while the first was learned from find their depth
 STARTS = 120.0  # seconds in which the first update must have come
 
 
@@ -47,6 +48,7 @@ def try_out(experiment: Experiment, seconds: float = 4.0, warm: float = WARM) ->
 def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured:  # type: ignore[no-untyped-def]
     steps, begun = 0, time.perf_counter()
     learning: float | None = None  # since when
+    batches = 0  # learned from since
     first: tuple[float, int, int, Counter[int]] | None = None
     while True:
         taken, _ = loop.iterate(steps, min(steps / total, 1.0), bool)
@@ -59,7 +61,8 @@ def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured: 
                 raise RunError(f"no update within {STARTS:.0f} s ({steps} agent steps): nothing to measure")
             continue
         if first is None:
-            if now - learning >= warm:
+            batches += 1
+            if now - learning >= warm and (batches > SETTLED or now - learning >= 3 * warm):
                 first = now, steps, learner.version, _lags(loop)
             continue
         if now - first[0] >= seconds:
