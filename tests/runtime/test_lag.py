@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import redline
 from redline import api
+from redline.runtime.actor_learner import NOT_BEGUN, ActorLearnerLoop
+from redline.runtime.crew.weights import WeightStore
 from redline.types import Gauges, Progress, UserError
 
 COMMON = [
@@ -102,3 +107,37 @@ def test_gauges_by_the_names_of_the_metrics() -> None:
     assert Gauges(replay_ratio=8.0).metrics() == {"replay_ratio": 8.0}
     found = Gauges({"actor": 0.5}, {"unrolls": 3.0}, {"unrolls": 4.0}, {"mean": 1.0}, lag_bound=2)
     assert found.metrics() == {"roles/actor": 0.5, "queue/unrolls": 3.0, "lag/mean": 1.0, "lag/bound": 2.0}
+
+
+def test_how_old_an_unroll_is_counts_from_its_beginning() -> None:
+    loop: Any = SimpleNamespace(
+        _begins=[[np.array([NOT_BEGUN])], [np.array([7])]],
+        _stamps={7: 3},  # version 7 was published after three batches
+        _at_work={1},
+        pacer=SimpleNamespace(batches=5),
+        delay=0,
+    )
+    assert ActorLearnerLoop._begun(loop, 1, 0) == 3
+    assert ActorLearnerLoop._begun(loop, 0, 0) == 0, "still on its way to its first unroll: it is waited for"
+    loop._at_work.add(0)
+    assert ActorLearnerLoop._begun(loop, 0, 0) == 5, "it will begin with what is newest"
+    loop.delay = 1  # what was published after four batches were the weights of three
+    assert ActorLearnerLoop._begun(loop, 1, 0) == 4
+
+
+def test_an_actor_says_how_old_its_weights_will_be_before_it_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[int, str]] = []
+    for name in ("announce", "read"):
+        real = getattr(WeightStore, name)
+
+        def spy(store: WeightStore, *given: Any, name: str = name, real: Any = real) -> Any:
+            done.append((threading.get_ident(), name))
+            return real(store, *given)
+
+        monkeypatch.setattr(WeightStore, name, spy)
+    gauges(tmp_path, "parallel.copies=2", "parallel.queue=1", steps=1000)
+    for actor in {who for who, _ in done}:
+        calls = [name for who, name in done if who == actor]
+        assert calls[:4] == ["announce", "read"] * 2
