@@ -85,5 +85,29 @@ def test_actors_and_their_learner_are_slowed_as_the_crowd_like_theirs_was(
     copies: int, drag: dict[str, float], expected: tuple[float, float]
 ) -> None:
     costs = replace(COSTS, drag=drag)  # four cores
-    load = workload(Option("impala", "processes", copies, 32, 20, lag_bound=1), costs, costs.machine)
+    load = workload(Option("impala", "processes", copies, 32, 20, queue=1, lag_bound=1), costs, costs.machine)
     assert (load.step.drag, load.learn.drag) == expected
+
+
+def test_actors_in_lock_step_with_their_learner_are_slowed_as_they_were_seen_to() -> None:
+    costs = replace(COSTS, drag=DRAGS | {"processes step": 1.9})
+    for queue, slow in ((0, 1.9), (1, 1.1)):
+        option = Option("impala", "processes", 2, 32, 20, queue=queue)
+        assert workload(option, costs, costs.machine).step.drag == slow
+
+
+def test_simulators_that_need_no_interpreter_hold_each_other_up_in_threads_as_in_processes() -> None:
+    option = Option("impala", "threads", 4, 32, 20, queue=1, lag_bound=1)
+    for threaded, slow in ((True, 1.5), (False, 1.0)):
+        costs = replace(COSTS, drag=DRAGS, threaded=threaded)
+        assert workload(option, costs, costs.machine).step.drag == slow
+
+
+def test_a_server_works_beside_its_workers_and_waits_for_nobody_while_they_wake() -> None:
+    costs = replace(COSTS, serve={"processes": Curve.of([(1, 1e-3)])}, latency={"processes": 2e-3})
+    load = workload(Option("seed", "processes", 2, 8, 20, queue=1), costs, costs.machine)
+    plain = workload(
+        Option("seed", "processes", 2, 8, 20, queue=1), replace(costs, latency={}), costs.machine
+    )
+    assert load.step.wait - plain.step.wait == pytest.approx(2e-3)
+    assert load.serve == plain.serve

@@ -54,7 +54,7 @@ class AnyOf:
 
 
 WEIGHT = (
-    9.3  # share of a core that is wanted by one who is first and one who gives way: Linux's, ten levels apart
+    9.3  # shares of a core of one who is first, for one of somebody who gives way: Linux's, ten levels apart
 )
 
 

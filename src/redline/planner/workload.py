@@ -152,6 +152,8 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         slow = max(slow, _drag(costs, "processes full actor"))
         late = max(late, _drag(costs, "processes full learner"))
     slow = max(slow, _crowd(option, costs, slow))
+    if option.queue == 0 and option.copies > 1:  # all rest while the learner learns, and begin again together
+        slow = costs.drag.get(f"{option.runtime} step", slow)
     envs = option.environments
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
     act = acting(option, costs, option.environments)

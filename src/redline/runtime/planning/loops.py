@@ -22,7 +22,7 @@ class Turns:
 
     seconds: float  # the median
     stepping: (
-        float  # seconds of the loop's thread; where it learns from replay only what it waits for at the end
+        float  # seconds of the loop's thread; of a loop that learns from replay what learning did not hide
     )
 
 

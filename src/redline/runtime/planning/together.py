@@ -74,17 +74,27 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
         uneven[f"{name} learner"] = work.uneven
         return work
 
+    def in_step(runtime: str, actors: int, team: crews.Team) -> None:
+        """Where the algorithm bears so little lag that several actors wait for it, as it does for them."""
+        if bench.parts.algorithm.max_lag is not None:
+            length = int(experiment.algorithm.unroll)  # type: ignore[union-attr]
+            alone = _fair(bench, actors).round * length
+            drag[f"{runtime} step"] = team.in_step(seconds, batch) / alone
+
     if envs >= bench.cores and not bench.replays:
         drag["shards"] = _shards(bench)
     actors = min(bench.cores - 1, envs)
     few = partial(crews.actors, experiment, copies=actors, beside=True)
     for runtime, team in crews.in_turn(few):
+        if envs >= bench.cores > MANY:
+            in_step(runtime, actors, team)
         start[runtime] = beside(runtime, actors, team).start
     if envs >= bench.cores > MANY:  # one actor more or less makes no difference, and all have to start
         drag |= {runtime: drag[f"{runtime} actor"] for runtime in start}
     elif envs >= bench.cores:
         full = partial(crews.actors, experiment, copies=bench.cores, beside=True)
         for runtime, team in crews.in_turn(full):
+            in_step(runtime, bench.cores, team)
             drag[runtime] = _period(envs, team.drive(seconds)) / _fair(bench, bench.cores).round
             if (
                 runtime == "processes"
