@@ -111,3 +111,14 @@ def test_a_server_works_beside_its_workers_and_waits_for_nobody_while_they_wake(
     )
     assert load.step.wait - plain.step.wait == pytest.approx(2e-3)
     assert load.serve == plain.serve
+
+
+def test_in_lock_step_a_servers_rounds_are_as_long_as_they_were_seen_to_be() -> None:
+    costs = replace(COSTS, latency={"processes": 2e-3}, drag={"processes served step": 0.5})
+    (free, lock) = (
+        workload(Option("seed", "processes", 2, 8, 20, queue=q), costs, costs.machine) for q in (1, 0)
+    )
+    assert lock.step.alone == pytest.approx(0.5 * free.step.alone)
+    assert lock.serve is not None
+    assert free.serve is not None
+    assert lock.serve.at(16) == pytest.approx(0.5 * free.serve.at(16))

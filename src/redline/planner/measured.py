@@ -59,7 +59,8 @@ class Costs:
     drag: dict[str, float] = field(default_factory=dict)
     # ``threads``, ... -> how much longer than by fair shares of the cores as many actors take as there are cores;
     # ``threads actor`` and ``learner`` -> fewer actors, by one, and a learner; ``processes full actor``, ... -> all;
-    # ``threads step``, ... -> as many as cores in lock-step with a learner
+    # ``threads step``, ... -> as many as cores in lock-step with a learner; ``threads served step``, ... -> a server,
+    # over one without a learner
     uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
     # ``threads learner``, ... -> how long its batches took beside actors, over their mean
     start: dict[str, float] = field(default_factory=dict)  # runtime -> seconds before its roles are at work

@@ -220,16 +220,15 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     on_gpu = None if on_cpu else Curve.of((n, passes[n].gpu) for n in sizes)
     base = _beside(option, costs, machine)
     step = round_of(costs, option.environments)
+    wait = step.wait + costs.latency.get(option.runtime, 0.0)
+    step = replace(step, core=step.core + costs.request, wait=wait, drag=side_by_side(costs, option.runtime))
+    # Where all rest while the learner learns, a round takes longer or shorter than without a rest.
+    pace = costs.drag.get(f"{option.runtime} served step", 1.0) if option.queue == 0 else 1.0
     return replace(
         base,
-        step=replace(
-            step,
-            core=step.core + costs.request,
-            wait=step.wait + costs.latency.get(option.runtime, 0.0),
-            drag=side_by_side(costs, option.runtime),
-        ),
+        step=step.scaled(pace),
         act=Work(),
-        serve=serve,
+        serve=serve.scaled(pace),
         serve_gpu=on_gpu,
         groups=option.groups,
         largest=option.largest,

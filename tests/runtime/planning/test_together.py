@@ -34,7 +34,10 @@ def test_polite_actors_leave_the_learner_a_core() -> None:
 def bench(cores: int, envs: int, rounds: dict[int, Round]) -> Any:
     made = recipes.find("ppo", "CartPole-v1")
     experiment = replace(made, sampler=replace(made.sampler, num_envs=envs))
-    return SimpleNamespace(experiment=experiment, cores=cores, budget=Budget(), round=rounds.__getitem__)
+    parts = SimpleNamespace(algorithm=SimpleNamespace(max_lag=1))
+    return SimpleNamespace(
+        experiment=experiment, cores=cores, budget=Budget(), round=rounds.__getitem__, parts=parts
+    )
 
 
 @pytest.fixture
@@ -46,7 +49,12 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     def server(experiment: Any, runtime: str, workers: int) -> Any:
         seen.append((experiment.learner.device, runtime))
         found = Company({"threads": 2000.0, "processes": 4000.0}[runtime], core=1e-4, serving=0.4e-3)
-        return SimpleNamespace(ready=lambda: None, close=lambda: None, drive=lambda seconds: found)
+        return SimpleNamespace(
+            ready=lambda: None,
+            close=lambda: None,
+            drive=lambda seconds: found,
+            in_step=lambda seconds, learn: 0.064,
+        )
 
     monkeypatch.setattr(together.crews, "server", server)
     return seen
@@ -55,9 +63,12 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def test_a_server_costs_what_a_batch_takes_beyond_the_pass(at_work: list[tuple[str, str]]) -> None:
     """Eight environments, four a batch, of whose 1.6 ms 1 ms is known. A round takes 4 ms in threads, steps 0.1."""
     rounds = {4: Round(Work(core=1e-4), 0.8e-3, 0.2e-3), 1: Round(Work(core=0.1e-3), 0.5e-3, 0.1e-3)}
-    found = with_servers(bench(8, 8, rounds), COSTS)
+    found = with_servers(bench(8, 8, rounds), COSTS, None)
     assert found.serve["threads"].at(4) == found.serve["processes"].at(4) == pytest.approx(0.6e-3)
     assert found.latency["threads"] == pytest.approx(4e-3 - 0.1e-3 - 1.6e-3)
+    # An unroll in lock-step takes 64 ms, where 32 rounds without a learner take 128 ms or 64.
+    assert found.drag["threads served step"] == pytest.approx(0.064 / (32 * 4e-3))
+    assert found.drag["processes served step"] == pytest.approx(0.064 / (32 * 2e-3))
     assert found.latency["processes"] == 0.0, (
         "two batches take longer than a round: the server is always at work"
     )
@@ -67,7 +78,7 @@ def test_a_server_costs_what_a_batch_takes_beyond_the_pass(at_work: list[tuple[s
 def test_where_there_is_a_gpu_servers_are_timed_on_it(at_work: list[tuple[str, str]]) -> None:
     rounds = {4: Round(Work(core=1e-4), 5e-3, 0.2e-3), 1: Round(Work(core=0.1e-3), 5e-3, 0.1e-3)}
     costs = replace(COSTS, act=COSTS.act | {"cuda bf16": Curve.of([(1, 0.3e-3)])})
-    found = with_servers(bench(8, 8, rounds), costs)
+    found = with_servers(bench(8, 8, rounds), costs, None)
     assert found.serve["threads"].at(4) == pytest.approx(1.1e-3)
     assert sorted(at_work) == [("cuda", "processes"), ("cuda", "threads")]
 

@@ -146,7 +146,7 @@ class _Probe:
                 spread=0.1 if self.notes else 0.0,
                 notes=tuple(self.notes),
             )
-            return with_servers(self, costs) if not self.replays else costs
+            return with_servers(self, costs, unroll) if not self.replays else costs
         finally:
             for room in self.rooms.values():
                 room.close()

@@ -64,8 +64,7 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     experiment, seconds, envs = bench.experiment, bench.budget.crew, bench.experiment.sampler.num_envs
     drag: dict[str, float] = {}
 
-    def batch() -> None:
-        unroll() if bench.replays else bench.parts.algorithm.update(bench.parts.learner, unroll, 0.0)
+    batch = partial(_learn, bench, unroll)
 
     def beside(name: str, actors: int, team: crews.Team) -> crews.Company:
         work, expected = team.drive(seconds, batch), _fair(bench, actors, learners=1)
@@ -105,6 +104,11 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
             drag[f"{runtime} crowd"] = _crowd(bench, team.drive(seconds), envs)
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
     return {"drag": drag, "uneven": uneven, "start": start}
+
+
+def _learn(bench: Bench, unroll: Any) -> None:
+    """One batch, of what was collected or (where it learns from replay) by what does it."""
+    unroll() if bench.replays else bench.parts.algorithm.update(bench.parts.learner, unroll, 0.0)
 
 
 def _period(envs: int, work: crews.Company) -> float:
@@ -184,9 +188,9 @@ def _late(cores: int, actors: int, learners: int, polite: bool) -> tuple[float, 
     return 1.0 / slow, 1.0 / (fast if polite else slow)
 
 
-def with_servers(bench: Bench, costs: Costs) -> Costs:
+def with_servers(bench: Bench, costs: Costs, unroll: Any) -> Costs:
     """Inference servers at work, on the GPU where there is one: what a batch costs beyond the pass, and a round beyond
-    batch and step."""
+    batch and step; in lock-step with a learner over when nobody learns."""
     experiment, envs = bench.experiment, bench.experiment.sampler.num_envs
     workers = min(max(bench.cores, 2), envs)
     if workers < 2:
@@ -200,7 +204,10 @@ def with_servers(bench: Bench, costs: Costs) -> Costs:
         experiment, act = replace(experiment, learner=learner), costs.act[ON_GPU].at(count)
     serve: dict[str, Curve] = {}
     latency: dict[str, float] = {}
+    drag = dict(costs.drag)
     for runtime, team in crews.in_turn(partial(crews.server, experiment, workers=workers)):
+        if bench.parts.algorithm.max_lag is not None:
+            drag[f"{runtime} served step"] = team.in_step(bench.budget.crew, partial(_learn, bench, unroll))
         work = team.drive(bench.budget.crew)
         # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
         both, served = _period(envs, work), act + half.record
@@ -212,4 +219,7 @@ def with_servers(bench: Bench, costs: Costs) -> Costs:
         stepping = step.core * side_by_side(costs, runtime) + step.wait
         idle = both - stepping - batch if batch < SATURATED * both / 2 else 0.0
         latency[runtime] = max(idle, 0.0) if half.step.wait <= half.step.core else 0.0
-    return replace(costs, serve=serve, latency=latency)
+        if f"{runtime} served step" in drag:
+            whole = both * int(experiment.algorithm.unroll)  # type: ignore[union-attr]
+            drag[f"{runtime} served step"] = float(np.clip(drag[f"{runtime} served step"] / whole, 0.2, 5.0))
+    return replace(costs, serve=serve, latency=latency, drag=drag)
