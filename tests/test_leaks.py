@@ -21,6 +21,12 @@ def watch() -> Watch:
     return Watch(os.environ[TAG])
 
 
+def seen(watch: Watch) -> list[str]:
+    """What is found, once something is: a process that is just being made has no environment to be read."""
+    eventually(lambda: bool(watch.leaks(patience=0)))
+    return watch.leaks(patience=0)
+
+
 def test_nothing_done_nothing_found(watch: Watch) -> None:
     assert watch.leaks(patience=0) == []
 
@@ -39,7 +45,7 @@ def test_a_thread_is_seen(watch: Watch) -> None:
 @linux
 def test_a_child_is_seen(watch: Watch) -> None:
     with subprocess.Popen(SLEEP) as child:
-        found = watch.leaks(patience=0)
+        found = seen(watch)
         child.kill()
     assert [line.split(":")[0] for line in found] == [f"process {child.pid}"]
     assert watch.leaks(patience=1) == []
@@ -52,7 +58,7 @@ def test_an_orphan_of_a_killed_parent_is_seen(watch: Watch) -> None:
         assert parent.stdout is not None
         orphan = int(parent.stdout.readline())
         parent.kill()
-    found = watch.leaks(patience=0)
+    found = seen(watch)
     os.kill(orphan, 9)
     assert [line.split(":")[0] for line in found] == [f"process {orphan}"]
     assert eventually(lambda: orphan not in tagged_processes(os.environ[TAG]))
