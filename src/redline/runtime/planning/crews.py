@@ -90,8 +90,10 @@ class Team:
 
     def close(self) -> None:
         """End everybody."""
-        self.muster.close()
-        self._parts.close()
+        try:
+            self.muster.close()
+        finally:
+            self._parts.close()
 
 
 def actors(experiment: Experiment, runtime: str, copies: int, *, beside: bool = False) -> Team:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from redline.architectures.catalogue import find
+from redline.architectures.model import gives_way
 from redline.planner.cores import speeds
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
@@ -20,7 +22,7 @@ from redline.runtime.pool import Pool
 
 ON_GPU = "cuda bf16"  # where a server acts, if it can
 SATURATED = (
-    0.9  # of its time that a server is at work: then workers wait for it, and their rounds tell nothing else
+    0.9  # of its time that a server is at work: workers wait for it then, and their rounds tell no more
 )
 MANY = 4  # cores above which actors beside a learner stand for actors alone
 
@@ -95,9 +97,7 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
         for runtime, team in crews.in_turn(full):
             in_step(runtime, bench.cores, team)
             drag[runtime] = _period(envs, team.drive(seconds)) / _fair(bench, bench.cores).round
-            if (
-                runtime == "processes"
-            ):  # of threads that wait for their interpreter one beside a learner tells more
+            if runtime == "processes":  # of threads of one interpreter one beside a learner tells more
                 beside(f"{runtime} full", bench.cores, team)
     if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
         for runtime, team in crews.in_turn(partial(crews.actors, experiment, copies=envs)):
@@ -158,7 +158,7 @@ def _fair(bench: Bench, actors: int, learners: int = 0) -> Fair:
     envs = bench.experiment.sampler.num_envs
     width = min(max(bench.cores // actors, 1), max(envs // actors, 1)) if bench.parts.spec.threaded else 1
     lost = waiting(width, min(bench.cores, envs), bench.together)
-    polite = actors >= bench.cores and not bench.replays  # see ``architectures.model.gives_way``
+    polite = gives_way(find("apex" if bench.replays else "impala").sized(actors), bench.cores)
     return fair(each, bench.cores, actors, width, learners, lost, polite=polite)
 
 
@@ -206,8 +206,9 @@ def with_servers(bench: Bench, costs: Costs, unroll: Any) -> Costs:
     latency: dict[str, float] = {}
     drag = dict(costs.drag)
     for runtime, team in crews.in_turn(partial(crews.server, experiment, workers=workers)):
+        unrolled = 0.0  # seconds of an unroll in lock-step
         if bench.parts.algorithm.max_lag is not None:
-            drag[f"{runtime} served step"] = team.in_step(bench.budget.crew, partial(_learn, bench, unroll))
+            unrolled = team.in_step(bench.budget.crew, partial(_learn, bench, unroll))
         work = team.drive(bench.budget.crew)
         # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
         both, served = _period(envs, work), act + half.record
@@ -219,7 +220,7 @@ def with_servers(bench: Bench, costs: Costs, unroll: Any) -> Costs:
         stepping = step.core * side_by_side(costs, runtime) + step.wait
         idle = both - stepping - batch if batch < SATURATED * both / 2 else 0.0
         latency[runtime] = max(idle, 0.0) if half.step.wait <= half.step.core else 0.0
-        if f"{runtime} served step" in drag:
-            whole = both * int(experiment.algorithm.unroll)  # type: ignore[union-attr]
-            drag[f"{runtime} served step"] = float(np.clip(drag[f"{runtime} served step"] / whole, 0.2, 5.0))
+        if unrolled:
+            without = both * int(experiment.algorithm.unroll)  # type: ignore[union-attr]
+            drag[f"{runtime} served step"] = float(np.clip(unrolled / without, 0.2, 5.0))
     return replace(costs, serve=serve, latency=latency, drag=drag)
