@@ -122,3 +122,22 @@ def test_in_lock_step_a_servers_rounds_are_as_long_as_they_were_seen_to_be() -> 
     assert lock.serve is not None
     assert free.serve is not None
     assert lock.serve.at(16) == pytest.approx(0.5 * free.serve.at(16))
+    assert lock.learn.core == pytest.approx(0.5 * free.learn.core)
+
+
+def test_copies_go_as_they_were_seen_to() -> None:
+    option = Option("accel_sync", "threads", 2, 16, 20)
+    actors = {"threads": 1.4, "threads learner": 1.2}
+    costs = replace(COSTS, drag=actors)
+    load = workload(option, costs, costs.machine)
+    seen = workload(option, replace(costs, drag=actors | {"threads copies": 0.9}), costs.machine)
+    assert (seen.step.drag, seen.act.drag, seen.learn.drag) == (0.9, 0.9, 0.9)
+    assert (load.step.drag, load.learn.drag) == (1.4, 1.2), "or else as actors do, and a learner beside them"
+
+
+@pytest.mark.parametrize(("copies", "longer"), [(4, 1.0), (32, 2.0), (64, 2.0)])
+def test_the_more_workers_wait_the_more_it_goes_as_a_crowd_did(copies: int, longer: float) -> None:
+    costs = replace(COSTS, drag={"threads served crowd": 2.0})  # four cores, 32 environments
+    option = Option("seed", "threads", copies, 1, 20, queue=1)
+    load, plain = (workload(option, each, each.machine) for each in (costs, replace(costs, drag={})))
+    assert load.step.alone == pytest.approx(longer * plain.step.alone)

@@ -59,8 +59,9 @@ class Costs:
     drag: dict[str, float] = field(default_factory=dict)
     # ``threads``, ... -> how much longer than by fair shares of the cores as many actors take as there are cores;
     # ``threads actor`` and ``learner`` -> fewer actors, by one, and a learner; ``processes full actor``, ... -> all;
-    # ``threads step``, ... -> as many as cores in lock-step with a learner; ``threads served step``, ... -> a server,
-    # over one without a learner
+    # ``threads step``, ... -> as many as cores in lock-step with a learner; seen at training, over what pieces tell:
+    # ``threads copies``, ... -> as many as cores that share gradients; ``threads served step``, ... -> a server, its
+    # workers and a learner in lock-step; ``threads served crowd``, ... -> a server with a worker for each environment
     uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
     # ``threads learner``, ... -> how long its batches took beside actors, over their mean
     start: dict[str, float] = field(default_factory=dict)  # runtime -> seconds before its roles are at work

@@ -198,8 +198,12 @@ def _crowd(option: Option, costs: Costs, few: float) -> float:
     fewest = max(costs.machine.cores - 1, 1)
     if many is None or option.copies <= fewest or costs.envs <= fewest:
         return few
-    share = math.log(option.copies / fewest) / math.log(costs.envs / fewest)
-    return few + (many - few) * min(share, 1.0)
+    return few + (many - few) * _logarithm(option.copies, fewest, costs.envs)
+
+
+def _logarithm(copies: int, fewest: int, most: int) -> float:
+    """How far from ``fewest`` to ``most``: 0 to 1."""
+    return min(max(math.log(copies / fewest) / math.log(most / fewest), 0.0), 1.0)
 
 
 def side_by_side(costs: Costs, runtime: str) -> float:
@@ -222,14 +226,19 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     step = round_of(costs, option.environments)
     wait = step.wait + costs.latency.get(option.runtime, 0.0)
     step = replace(step, core=step.core + costs.request, wait=wait, drag=side_by_side(costs, option.runtime))
-    # Where all rest while the learner learns, a round takes longer or shorter than without a rest.
+    # Where all rest while the learner learns it goes otherwise than without a rest, and among many that wait.
     pace = costs.drag.get(f"{option.runtime} served step", 1.0) if option.queue == 0 else 1.0
+    many = costs.drag.get(f"{option.runtime} served crowd")
+    if many is not None:
+        fewest = max(costs.machine.cores, 2)
+        pace += (many - pace) * _logarithm(option.copies, fewest, costs.envs)
     return replace(
         base,
         step=step.scaled(pace),
         act=Work(),
         serve=serve.scaled(pace),
         serve_gpu=on_gpu,
+        learn=base.learn.scaled(pace),
         groups=option.groups,
         largest=option.largest,
         hand=Work(WAKE),
@@ -242,7 +251,10 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     updates = costs.updates
     share = _share(option, costs)
     shared = Work(costs.exchange.get(option.architecture, 0.0))
+    # Seen at work, or else what actors do to each other, and to a learner.
+    seen = costs.drag.get(f"{option.runtime} copies")
     slow, late = _drag(costs, option.runtime), _drag(costs, f"{option.runtime} learner")
+    slow, late = (slow, late) if seen is None else (seen, seen)
     envs = option.environments
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
     act = acting(option, costs, option.environments)

@@ -273,7 +273,11 @@ def arithmetic(parts: Parts) -> tuple[float, int]:
 
 def fastest_half(call: Callable[[], Any], seconds: float, device: str = "cpu") -> float:
     """Median of the faster half of repeated calls: what else the machine did fell on the slower one."""
-    spent = _spent(call, seconds, device)
+    return faster_half(_spent(call, seconds, device))
+
+
+def faster_half(spent: Sequence[float]) -> float:
+    """Median of the faster half."""
     return float(np.median(sorted(spent)[: (len(spent) + 1) // 2]))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,14 @@ from redline.runtime.parts import Parts, assemble
 from redline.runtime.planning import crews, loops, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
-from redline.runtime.planning.together import ON_GPU, Budget, in_company, with_servers
+from redline.runtime.planning.together import (
+    ON_GPU,
+    Budget,
+    in_company,
+    with_copies,
+    with_servers,
+    with_workers,
+)
 from redline.runtime.planning.trial import soon
 from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.reducers import Rows, SharedReducer
@@ -35,6 +43,7 @@ from redline.runtime.replicas.reducers import Rows, SharedReducer
 Say = Callable[[str], None]
 MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
+FEW = 16  # emulators that tell what roles do to each other: making one takes a sixth of a second
 LARGE = 2**18  # bytes of an observation from which the largest passes are left out
 
 
@@ -111,7 +120,8 @@ class _Probe:
             if ON_GPU in act:
                 with self._sized(1, *ON_GPU.split()) as on:
                     on_gpu = loops.beyond_on_gpu(self, on, learn[ON_GPU][1], act[ON_GPU])
-            company = in_company(self, learn, unroll)
+            fewer = self._with_fewer()
+            company = in_company(fewer, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             self._note_company()
             costs = Costs(
@@ -146,11 +156,20 @@ class _Probe:
                 spread=0.1 if self.notes else 0.0,
                 notes=tuple(self.notes),
             )
-            return with_servers(self, costs, unroll) if not self.replays else costs
+            costs = with_copies(self, costs)
+            return costs if self.replays else with_workers(self, with_servers(fewer, costs))
         finally:
             for room in self.rooms.values():
                 room.close()
             parts.close()
+
+    def _with_fewer(self) -> _Probe:
+        """The same for roles that are seen at work only to be compared with what they do alone."""
+        sampler, fewer = self.experiment.sampler, copy(self)
+        if self.parts.spec.threaded:
+            few = replace(sampler, num_envs=min(sampler.num_envs, max(FEW, self.cores)))
+            fewer.experiment = replace(self.experiment, sampler=few)
+        return fewer
 
     def _note_company(self) -> None:
         quiet = min(each.quiet for each in self.rounds.values())

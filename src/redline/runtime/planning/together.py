@@ -1,7 +1,11 @@
-"""Roles side by side, as multiples of what each takes alone: actors beside a learner, in crowds, around a server."""
+"""Roles side by side, as multiples of what each takes alone: actors beside a learner, in crowds, around a server, and
+copies that train."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -9,15 +13,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from redline.architectures.catalogue import find
+from redline.architectures.config import ParallelConfig
 from redline.architectures.model import gives_way
+from redline.planner.choose import predict
 from redline.planner.cores import speeds
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
+from redline.planner.options import Measured, Option
 from redline.planner.workload import side_by_side, waiting
 from redline.runtime.experiment import Experiment
-from redline.runtime.parts import Parts
+from redline.runtime.launch import make_loop
+from redline.runtime.parts import Parts, assemble
 from redline.runtime.planning import crews
-from redline.runtime.planning.pieces import Collecting, Round, fastest_half
+from redline.runtime.planning.candidates import Search, configure, options
+from redline.runtime.planning.pieces import Collecting, Round, faster_half
+from redline.runtime.planning.trial import rates
 from redline.runtime.pool import Pool
 
 ON_GPU = "cuda bf16"  # where a server acts, if it can
@@ -135,13 +145,23 @@ def _shards(bench: Bench) -> float:
         length = every[0].length
         for each in every:
             each.collect(length)
-        together = fastest_half(lambda: pool([partial(e.collect, length) for e in every]), 0.5)
-        alone = fastest_half(lambda: every[0].collect(length), 0.5)
-        return together / alone
+        together, alone = list[float](), list[float]()
+        end = time.perf_counter() + 1.0
+        while len(alone) < 3 or time.perf_counter() < end:
+            together.append(_seconds(lambda: pool([partial(e.collect, length) for e in every])))
+            # The slowest is waited for anyway.
+            alone.append(max(_seconds(partial(e.collect, length)) for e in every))
+        return faster_half(together) / faster_half(alone)
     finally:
         pool.close()
         for each in others:
             each.close()
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 @dataclass(frozen=True)
@@ -188,9 +208,9 @@ def _late(cores: int, actors: int, learners: int, polite: bool) -> tuple[float, 
     return 1.0 / slow, 1.0 / (fast if polite else slow)
 
 
-def with_servers(bench: Bench, costs: Costs, unroll: Any) -> Costs:
+def with_servers(bench: Bench, costs: Costs) -> Costs:
     """Inference servers at work, on the GPU where there is one: what a batch costs beyond the pass, and a round beyond
-    batch and step; in lock-step with a learner over when nobody learns."""
+    batch and step."""
     experiment, envs = bench.experiment, bench.experiment.sampler.num_envs
     workers = min(max(bench.cores, 2), envs)
     if workers < 2:
@@ -204,11 +224,7 @@ def with_servers(bench: Bench, costs: Costs, unroll: Any) -> Costs:
         experiment, act = replace(experiment, learner=learner), costs.act[ON_GPU].at(count)
     serve: dict[str, Curve] = {}
     latency: dict[str, float] = {}
-    drag = dict(costs.drag)
     for runtime, team in crews.in_turn(partial(crews.server, experiment, workers=workers)):
-        unrolled = 0.0  # seconds of an unroll in lock-step
-        if bench.parts.algorithm.max_lag is not None:
-            unrolled = team.in_step(bench.budget.crew, partial(_learn, bench, unroll))
         work = team.drive(bench.budget.crew)
         # Two groups take turns: either the server is always at work, or a group's own round is the longer way.
         both, served = _period(envs, work), act + half.record
@@ -220,7 +236,55 @@ def with_servers(bench: Bench, costs: Costs, unroll: Any) -> Costs:
         stepping = step.core * side_by_side(costs, runtime) + step.wait
         idle = both - stepping - batch if batch < SATURATED * both / 2 else 0.0
         latency[runtime] = max(idle, 0.0) if half.step.wait <= half.step.core else 0.0
-        if unrolled:
-            without = both * int(experiment.algorithm.unroll)  # type: ignore[union-attr]
-            drag[f"{runtime} served step"] = float(np.clip(unrolled / without, 0.2, 5.0))
-    return replace(costs, serve=serve, latency=latency, drag=drag)
+    return replace(costs, serve=serve, latency=latency)
+
+
+def with_copies(bench: Bench, costs: Costs) -> Costs:
+    """Copies that train and share gradients, one for every core: how much longer they take than by their pieces."""
+    if not 1 < bench.cores <= MANY:
+        return costs
+    return _as_seen(bench, costs, "accel_sync", bench.cores, "copies")
+
+
+def with_workers(bench: Bench, costs: Costs) -> Costs:
+    """Servers beside a learner, where they do otherwise than their pieces tell: in lock-step with it, and among a crowd
+    of workers that mostly wait."""
+    envs, workers, one = bench.experiment.sampler.num_envs, max(bench.cores, 2), bench.round(1).step
+    if bench.parts.algorithm.max_lag is not None:
+        costs = _as_seen(bench, costs, "seed", workers, "served step")
+    if one.wait > one.core and envs > 2 * workers:
+        costs = _as_seen(bench, costs, "seed", envs, "served crowd")
+    return costs
+
+
+def _as_seen(bench: Bench, costs: Costs, architecture: str, copies: int, name: str) -> Costs:
+    """With ``threads NAME`` and ``processes NAME``: how much longer than predicted an arrangement takes that trains."""
+    experiment = replace(bench.experiment, parallel=ParallelConfig())
+    place = ON_GPU if architecture == "seed" and ON_GPU in costs.act else bench.place
+    search = Search(experiment, bench.parts.spec, costs, costs.machine, only=architecture)
+    envs = experiment.sampler.num_envs
+    plans = {
+        each.runtime: each
+        for each in options(search)[0]
+        if (each.copies, each.copies * each.environments) == (copies, envs) and each.learn_on == place
+    }
+    drag = {f"{runtime} {name}": 1.0 for runtime in plans}
+    plain = replace(costs, drag=costs.drag | drag)
+    for runtime, found in _trained(experiment, plans, bench.budget.crew).items():
+        known = predict(plans[runtime], plain, costs.machine)
+        drag[f"{runtime} {name}"] = float(np.clip(known.steps_per_second / found.steps_per_second, 0.5, 10.0))
+    return replace(costs, drag=costs.drag | drag)
+
+
+def _trained(experiment: Experiment, plans: dict[str, Option], seconds: float) -> dict[str, Measured]:
+    """Plans at work, by runtime. Each is alone, but they start side by side."""
+    found: dict[str, Measured] = {}
+    with ExitStack() as stack:
+        every: dict[str, tuple[Parts, Any]] = {}
+        for runtime in sorted(plans):  # processes take longest to start
+            parts = stack.enter_context(closing(assemble(configure(experiment, plans[runtime]))))
+            every[runtime] = parts, stack.enter_context(closing(make_loop(parts)))
+        for runtime, (parts, loop) in reversed(every.items()):
+            found[runtime] = rates(loop, parts.learner, experiment.run.steps, seconds, crews.WARM)
+            loop.close()
+    return found
