@@ -91,9 +91,13 @@ def test_actors_and_their_learner_are_slowed_as_the_crowd_like_theirs_was(
 
 def test_actors_in_lock_step_with_their_learner_are_slowed_as_they_were_seen_to() -> None:
     costs = replace(COSTS, drag=DRAGS | {"processes step": 1.9})
-    for queue, slow in ((0, 1.9), (1, 1.1)):
-        option = Option("impala", "processes", 2, 32, 20, queue=queue)
-        assert workload(option, costs, costs.machine).step.drag == slow
+    for queue, copies, longer in ((0, 2, 1.9), (0, 1, 1.0), (1, 2, 1.0)):
+        option = Option("impala", "processes", copies, 32, 20, queue=queue)
+        load = workload(option, costs, costs.machine)
+        plain = workload(option, replace(costs, drag=DRAGS), costs.machine)
+        for name in ("step", "act", "learn"):
+            seen, known = getattr(load, name), getattr(plain, name)
+            assert (seen.alone, seen.drag) == (pytest.approx(longer * known.alone), known.drag)
 
 
 def test_simulators_that_need_no_interpreter_hold_each_other_up_in_threads_as_in_processes() -> None:

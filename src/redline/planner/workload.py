@@ -144,6 +144,16 @@ def _by_workers(option: Option, costs: Costs, machine: Machine) -> Work:
 
 
 def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
+    """Actors beside a learner; where all rest while it learns, and begin again together, as they were seen to."""
+    load = _company(option, costs, machine)
+    waits = option.queue == 0 and option.copies > 1
+    pace = costs.drag.get(f"{option.runtime} step", 1.0) if waits else 1.0
+    return replace(
+        load, step=load.step.scaled(pace), act=load.act.scaled(pace), learn=load.learn.scaled(pace)
+    )
+
+
+def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Actors beside a learner, with a replay between them or without: each slows the other as it was seen to."""
     crew = _crew(option, costs)
     slow, late = _drag(costs, f"{crew} actor"), _drag(costs, f"{crew} learner")
@@ -152,8 +162,6 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
         slow = max(slow, _drag(costs, "processes full actor"))
         late = max(late, _drag(costs, "processes full learner"))
     slow = max(slow, _crowd(option, costs, slow))
-    if option.queue == 0 and option.copies > 1:  # all rest while the learner learns, and begin again together
-        slow = costs.drag.get(f"{option.runtime} step", slow)
     envs = option.environments
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
     act = acting(option, costs, option.environments)
@@ -222,7 +230,7 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     passes = {n: acting(once, costs, n) for n in sizes}
     serve = Curve.of((n, beyond.at(n) + passes[n].core) for n in sizes)
     on_gpu = None if on_cpu else Curve.of((n, passes[n].gpu) for n in sizes)
-    base = _beside(option, costs, machine)
+    base = _company(option, costs, machine)
     step = round_of(costs, option.environments)
     wait = step.wait + costs.latency.get(option.runtime, 0.0)
     step = replace(step, core=step.core + costs.request, wait=wait, drag=side_by_side(costs, option.runtime))

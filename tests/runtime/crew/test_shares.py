@@ -17,10 +17,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def test_a_short_run_is_all_of_it(clock: SimpleNamespace) -> None:
+def test_a_short_run_is_all_of_it_but_for_its_start(clock: SimpleNamespace) -> None:
     found = Shares()
-    clock.seconds += 4.0
-    assert found.of({"actor": 3.0, "learner": 1.0}) == {"actor": 0.75, "learner": 0.25}
+    clock.seconds += 4.0  # in three of which roles are started
+    assert found.of({"actor": 1.0, "learner": 0.5}) == {"actor": 0.25, "learner": 0.125}
+    for _ in range(2):
+        clock.seconds += 4.0
+        share = found.of({"actor": 1.0 + clock.seconds - 104.0, "learner": 0.5})
+    assert share == {"actor": 1.0, "learner": 0.0}
 
 
 def test_what_was_long_ago_is_forgotten(clock: SimpleNamespace) -> None:
@@ -40,7 +44,7 @@ def test_looks_in_quick_succession_do_not_shorten_the_window(clock: SimpleNamesp
         clock.seconds += 0.01
         found.of({"actor": 0.0})
     clock.seconds += WINDOW / 2
-    assert found.of({"actor": WINDOW / 4})["actor"] == pytest.approx(0.5 * WINDOW / (WINDOW + 2.0))
+    assert found.of({"actor": WINDOW / 4})["actor"] == pytest.approx(0.5 * WINDOW / (WINDOW + 1.98))
 
 
 def test_a_role_that_began_anew_counts_from_zero(clock: SimpleNamespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import time
@@ -219,17 +218,6 @@ def test_actors_stay_from_one_phase_to_the_next() -> None:
     assert beside.learned > 0
     assert beside.steps_per_second > 0
     assert calls > 1
-
-
-def test_in_lock_step_everybody_rests_while_the_learner_learns() -> None:
-    taken: list[int] = []
-    with closing(crews.actors(experiment_of(), "threads", 2, beside=True)) as team:
-        seconds = team.in_step(0.05, lambda: taken.append(int(team.muster.board.taken.sum())))
-        made = {int(np.prod(slots.unrolls[0].reward.shape)) for slots in team.muster.slots}
-        assert team.drive(0.05).steps_per_second > 0, "it can be driven afterwards"
-    assert 0.0 < seconds < 1.0
-    each = sum(made) if len(made) > 1 else 2 * made.pop()
-    assert [later - earlier for earlier, later in itertools.pairwise(taken)] == [each] * (len(taken) - 1)
 
 
 class TestBesideTheRun:

@@ -22,10 +22,14 @@ def shares_of(totals: Mapping[str, float], before: Mapping[str, float], seconds:
 
 
 class Shares:
-    """Shares of the last ``WINDOW`` seconds, or of all the time there was; what was true an hour ago tells nothing."""
+    """Shares of the last ``WINDOW`` seconds, or of all since the first look; what was true an hour ago tells nothing.
+
+    Nor does what was before the first look, when roles were still being started; that look itself tells of it.
+    """
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, Mapping[str, float]]] = deque([(time.perf_counter(), {})])
+        self._first = True
 
     def of(self, totals: Mapping[str, float]) -> dict[str, float]:
         """From the seconds that each has spent so far: its share of the window, in [0, 1]."""
@@ -33,6 +37,9 @@ class Shares:
         while len(self._seen) > 1 and now - self._seen[1][0] >= WINDOW:
             self._seen.popleft()
         then, before = self._seen[0]
-        if now - self._seen[-1][0] >= WINDOW / 30:  # looks in quick succession are one
+        if self._first:
+            self._seen.clear()
+            self._first = False
+        if not self._seen or now - self._seen[-1][0] >= WINDOW / 30:  # looks in quick succession are one
             self._seen.append((now, dict(totals)))
         return shares_of(totals, before, now - then)

@@ -67,19 +67,6 @@ class Team:
         while came < roles:
             came += len(self.muster.crew.wait(0.1))
 
-    def in_step(self, seconds: float, learn: Callable[[], Any]) -> float:
-        """Seconds until everybody has made one unroll where all rest while a learner learns, as in lock-step: the
-        median. Before the team is driven."""
-        self.ready()
-        spent: list[float] = []
-        end = time.perf_counter() + seconds
-        while len(spent) < 4 or (time.perf_counter() < end):
-            begin = time.perf_counter()
-            self._one_each()
-            spent.append(time.perf_counter() - begin)
-            learn()
-        return float(np.median(spent[1:]))
-
     def drive(self, seconds: float, learn: Callable[[], Any] | None = None) -> Company:
         """Hand slots straight back, and learn in between, as a learner does that takes in and learns by turns."""
         self.ready()

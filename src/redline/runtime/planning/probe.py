@@ -28,15 +28,9 @@ from redline.runtime.parts import Parts, assemble
 from redline.runtime.planning import crews, loops, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
-from redline.runtime.planning.together import (
-    ON_GPU,
-    Budget,
-    in_company,
-    with_copies,
-    with_servers,
-    with_workers,
-)
+from redline.runtime.planning.together import ON_GPU, Budget, in_company, with_servers
 from redline.runtime.planning.trial import soon
+from redline.runtime.planning.wholes import with_copies, with_crowd, with_hand, with_lock_step
 from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.reducers import Rows, SharedReducer
 
@@ -156,8 +150,10 @@ class _Probe:
                 spread=0.1 if self.notes else 0.0,
                 notes=tuple(self.notes),
             )
-            costs = with_copies(self, costs)
-            return costs if self.replays else with_workers(self, with_servers(fewer, costs))
+            costs = with_copies(self, with_hand(self, costs))
+            if self.replays:
+                return costs
+            return with_crowd(self, with_lock_step(self, with_servers(fewer, costs)))
         finally:
             for room in self.rooms.values():
                 room.close()

@@ -1,11 +1,9 @@
-"""Roles side by side, as multiples of what each takes alone: actors beside a learner, in crowds, around a server, and
-copies that train."""
+"""Roles side by side, as multiples of what each takes alone: actors beside a learner, in crowds, around a server."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -13,21 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from redline.architectures.catalogue import find
-from redline.architectures.config import ParallelConfig
 from redline.architectures.model import gives_way
-from redline.planner.choose import predict
 from redline.planner.cores import speeds
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
-from redline.planner.options import Measured, Option
 from redline.planner.workload import side_by_side, waiting
 from redline.runtime.experiment import Experiment
-from redline.runtime.launch import make_loop
-from redline.runtime.parts import Parts, assemble
+from redline.runtime.parts import Parts
 from redline.runtime.planning import crews
-from redline.runtime.planning.candidates import Search, configure, options
 from redline.runtime.planning.pieces import Collecting, Round, faster_half
-from redline.runtime.planning.trial import rates
 from redline.runtime.pool import Pool
 
 ON_GPU = "cuda bf16"  # where a server acts, if it can
@@ -85,27 +77,17 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
         uneven[f"{name} learner"] = work.uneven
         return work
 
-    def in_step(runtime: str, actors: int, team: crews.Team) -> None:
-        """Where the algorithm bears so little lag that several actors wait for it, as it does for them."""
-        if bench.parts.algorithm.max_lag is not None:
-            length = int(experiment.algorithm.unroll)  # type: ignore[union-attr]
-            alone = _fair(bench, actors).round * length
-            drag[f"{runtime} step"] = team.in_step(seconds, batch) / alone
-
     if envs >= bench.cores and not bench.replays:
         drag["shards"] = _shards(bench)
     actors = min(bench.cores - 1, envs)
     few = partial(crews.actors, experiment, copies=actors, beside=True)
     for runtime, team in crews.in_turn(few):
-        if envs >= bench.cores > MANY:
-            in_step(runtime, actors, team)
         start[runtime] = beside(runtime, actors, team).start
     if envs >= bench.cores > MANY:  # one actor more or less makes no difference, and all have to start
         drag |= {runtime: drag[f"{runtime} actor"] for runtime in start}
     elif envs >= bench.cores:
         full = partial(crews.actors, experiment, copies=bench.cores, beside=True)
         for runtime, team in crews.in_turn(full):
-            in_step(runtime, bench.cores, team)
             drag[runtime] = _period(envs, team.drive(seconds)) / _fair(bench, bench.cores).round
             if runtime == "processes":  # of threads of one interpreter one beside a learner tells more
                 beside(f"{runtime} full", bench.cores, team)
@@ -237,54 +219,3 @@ def with_servers(bench: Bench, costs: Costs) -> Costs:
         idle = both - stepping - batch if batch < SATURATED * both / 2 else 0.0
         latency[runtime] = max(idle, 0.0) if half.step.wait <= half.step.core else 0.0
     return replace(costs, serve=serve, latency=latency)
-
-
-def with_copies(bench: Bench, costs: Costs) -> Costs:
-    """Copies that train and share gradients, one for every core: how much longer they take than by their pieces."""
-    if not 1 < bench.cores <= MANY:
-        return costs
-    return _as_seen(bench, costs, "accel_sync", bench.cores, "copies")
-
-
-def with_workers(bench: Bench, costs: Costs) -> Costs:
-    """Servers beside a learner, where they do otherwise than their pieces tell: in lock-step with it, and among a crowd
-    of workers that mostly wait."""
-    envs, workers, one = bench.experiment.sampler.num_envs, max(bench.cores, 2), bench.round(1).step
-    if bench.parts.algorithm.max_lag is not None:
-        costs = _as_seen(bench, costs, "seed", workers, "served step")
-    if one.wait > one.core and envs > 2 * workers:
-        costs = _as_seen(bench, costs, "seed", envs, "served crowd")
-    return costs
-
-
-def _as_seen(bench: Bench, costs: Costs, architecture: str, copies: int, name: str) -> Costs:
-    """With ``threads NAME`` and ``processes NAME``: how much longer than predicted an arrangement takes that trains."""
-    experiment = replace(bench.experiment, parallel=ParallelConfig())
-    place = ON_GPU if architecture == "seed" and ON_GPU in costs.act else bench.place
-    search = Search(experiment, bench.parts.spec, costs, costs.machine, only=architecture)
-    envs = experiment.sampler.num_envs
-    plans = {
-        each.runtime: each
-        for each in options(search)[0]
-        if (each.copies, each.copies * each.environments) == (copies, envs) and each.learn_on == place
-    }
-    drag = {f"{runtime} {name}": 1.0 for runtime in plans}
-    plain = replace(costs, drag=costs.drag | drag)
-    for runtime, found in _trained(experiment, plans, bench.budget.crew).items():
-        known = predict(plans[runtime], plain, costs.machine)
-        drag[f"{runtime} {name}"] = float(np.clip(known.steps_per_second / found.steps_per_second, 0.5, 10.0))
-    return replace(costs, drag=costs.drag | drag)
-
-
-def _trained(experiment: Experiment, plans: dict[str, Option], seconds: float) -> dict[str, Measured]:
-    """Plans at work, by runtime. Each is alone, but they start side by side."""
-    found: dict[str, Measured] = {}
-    with ExitStack() as stack:
-        every: dict[str, tuple[Parts, Any]] = {}
-        for runtime in sorted(plans):  # processes take longest to start
-            parts = stack.enter_context(closing(assemble(configure(experiment, plans[runtime]))))
-            every[runtime] = parts, stack.enter_context(closing(make_loop(parts)))
-        for runtime, (parts, loop) in reversed(every.items()):
-            found[runtime] = rates(loop, parts.learner, experiment.run.steps, seconds, crews.WARM)
-            loop.close()
-    return found

@@ -68,6 +68,7 @@ def rates(loop, learner, total: int, seconds: float, warm: float) -> Measured:  
             batches += 1
             if now - learning >= warm and (batches > SETTLED or now - learning >= 3 * warm):
                 first = now, steps, learner.version, _lags(loop)
+                loop.gauges()  # from here on it counts who is at work
             continue
         if now - first[0] >= seconds:
             gauges = loop.gauges()

@@ -1,0 +1,122 @@
+"""What arrangements that train tell beyond their pieces. The training itself is put in its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from redline import environments, recipes
+from redline.planner.choose import predict
+from redline.planner.costs import Work
+from redline.planner.measured import Costs
+from redline.planner.options import Measured, Option
+from redline.runtime.experiment import Experiment
+from redline.runtime.planning import wholes
+from redline.runtime.planning.pieces import Round
+from redline.runtime.planning.together import Budget
+from redline.runtime.planning.wholes import with_copies, with_crowd, with_hand, with_lock_step
+from tests.planner.sample import COSTS
+
+RATES = {"threads": 1000.0, "processes": 400.0}
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Option]:
+    """Plans that train reach ``RATES``; which plans were run."""
+    run: list[Option] = []
+
+    plans = wholes._plans
+
+    def chosen(*args: Any) -> dict[str, tuple[Experiment, Option]]:
+        found = plans(*args)
+        run.extend(option for _, option in found.values())
+        return found
+
+    def seen(experiments: dict[str, Experiment], seconds: float) -> dict[str, Measured]:
+        return {runtime: Measured(RATES[runtime], 1.0, seconds) for runtime in experiments}
+
+    monkeypatch.setattr(wholes, "_plans", chosen)
+    monkeypatch.setattr(wholes, "_trained", seen)
+    return run
+
+
+def pong(recipe: str, cores: int, envs: int) -> tuple[Any, Costs]:
+    """A bench and its costs: pieces of numbers made up, environments of the sample's kind."""
+    made = recipes.find(recipe, "CartPole-v1")
+    algorithm = replace(made.algorithm, unroll=20)  # type: ignore[call-arg]
+    made = replace(made, algorithm=algorithm, sampler=replace(made.sampler, num_envs=envs))  # type: ignore[arg-type]
+    costs = replace(COSTS, machine=replace(COSTS.machine, cores=cores), envs=envs, algorithm=recipe)
+    parts = SimpleNamespace(
+        algorithm=SimpleNamespace(max_lag={"ppo": 1, "impala": None}[recipe]),
+        spec=environments.probe(made.environment),
+    )
+    found = SimpleNamespace(
+        experiment=made,
+        cores=cores,
+        budget=Budget(),
+        round=lambda count: Round(COSTS.step[1], 1e-3, 1e-4),
+        parts=parts,
+        place="cpu fp32",
+        replays=False,
+    )
+    return found, costs
+
+
+@pytest.mark.parametrize("runtime", ["threads", "processes"])
+def test_copies_that_were_seen_to_train_are_predicted_to_go_as_they_did(
+    trained: list[Option], runtime: str
+) -> None:
+    room, costs = pong("impala", cores=2, envs=32)
+    found = with_copies(room, costs)
+    assert {(each.architecture, each.copies, each.environments) for each in trained} == {
+        ("accel_sync", 2, 16)
+    }
+    option = next(each for each in trained if each.runtime == runtime)
+    assert predict(option, found, found.machine).steps_per_second == pytest.approx(RATES[runtime], rel=0.05)
+    assert predict(option, costs, costs.machine).steps_per_second > 1.5 * RATES[runtime]
+
+
+def test_who_waits_for_the_learner_is_predicted_to_go_as_it_did(trained: list[Option]) -> None:
+    room, costs = pong("ppo", cores=2, envs=32)
+    found = with_lock_step(room, costs)
+    seen = {(each.architecture, each.runtime) for each in trained}
+    assert seen == {(name, runtime) for name in ("impala", "seed") for runtime in ("threads", "processes")}
+    for option in trained:
+        assert (option.copies, option.queue) == (2, 0)
+        rate = predict(option, found, found.machine).steps_per_second
+        assert rate == pytest.approx(RATES[option.runtime], rel=0.05)
+    assert with_lock_step(*pong("impala", cores=2, envs=32)).drag == {}, "nobody waits"
+
+
+def test_a_crowd_of_workers_that_wait_is_seen_at_work(trained: list[Option]) -> None:
+    room, costs = pong("impala", cores=2, envs=16)
+    waits = Work(core=1e-4, wait=4e-3)
+    room.round = lambda count: Round(waits, 1e-4, 1e-5)
+    found = with_crowd(room, replace(costs, step={1: waits}))
+    assert {each.copies for each in trained} == {16}
+    assert set(found.drag) == {"threads served crowd", "processes served crowd"}
+    assert found.drag["processes served crowd"] == pytest.approx(
+        2.5 * found.drag["threads served crowd"], rel=0.1
+    )
+
+
+def test_on_many_cores_copies_are_not_tried(trained: list[Option]) -> None:
+    room, costs = pong("impala", cores=16, envs=32)
+    assert with_copies(room, costs) is costs
+    assert not trained
+
+
+def test_what_a_learner_does_besides_learning_belongs_to_the_messages(
+    trained: list[Option], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1.5 ms of its core a batch takes 1.2, beside an actor, and a publication 0.1."""
+    monkeypatch.setattr(wholes, "_core_of_a_batch", lambda experiment, seconds: 1.5e-3)
+    room, costs = pong("impala", cores=2, envs=32)
+    costs = replace(costs, learn={"cpu fp32": {1: 1e-3}}, publish=0.1e-3, drag={"processes learner": 1.2})
+    assert with_hand(room, costs).hand["processes"] == pytest.approx(0.2e-3)
+    assert {(each.architecture, each.copies) for each in trained} == {("impala", 1)}
+    slow = replace(costs, learn={"cpu fp32": {1: 0.1}})
+    assert with_hand(room, slow).hand == costs.hand, "beside a long batch it is nothing"
