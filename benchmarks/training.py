@@ -1,6 +1,6 @@
 """Training throughput beside the ceiling of the same machine, environment and network, measured in one run.
 
-    python benchmarks/training.py [TASK ...] [--seconds 30] [--repeats 3]
+    python benchmarks/training.py [TASK ...] [--seconds 30] [--repeats 3] [--set parallel.runtime=processes ...]
 
 The ceiling counts core-seconds per agent step of what cannot be left out, each part measured alone on one thread:
 stepping the raw environment, one forward pass to act (at the batch of all environments), and the forward and
@@ -8,7 +8,8 @@ backward passes over every sample consumed. It is ``cores / (step + act + passes
 copy, no waiting. Parts are measured in f32 and, where the processor has it, bf16, channels-last; the better one makes
 the ceiling. Redline then trains for real, learning on, and the two alternate ``repeats`` times; medians are printed as
 one JSON line. ``ratio`` is of rates. ``core_ratio`` is of core-seconds per agent step, the ceiling's to Redline's: the
-ratio that a core never idle would give, and the one to read where other programs hold the machine.
+ratio that a core never idle would give, and the one to read where other programs hold the machine; what processes of
+their own spend is not known until they end, and it is null where roles have some.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -224,10 +225,11 @@ def redline(task: Task, seconds: float) -> tuple[float, float]:
     return watch.rate, watch.core_us
 
 
-def measure(name: str, seconds: float, repeats: int) -> dict[str, Any]:
-    """Ceiling and Redline in turn; medians of both and of their ratio."""
-    task = TASKS[name]
+def measure(name: str, seconds: float, repeats: int, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Ceiling and Redline in turn; medians of both and of their ratio. ``more``: overrides beside the task's."""
+    task = replace(TASKS[name], overrides=(*TASKS[name].overrides, *more))
     limits, rates, costs = [], [], []
+    apart = experiment_of(task).parallel.runtime == "processes"
     for _ in range(repeats):
         limits.append(ceiling(task, seconds / 10))
         rate, cost = redline(task, seconds)
@@ -244,8 +246,9 @@ def measure(name: str, seconds: float, repeats: int) -> dict[str, Any]:
         "redline": statistics.median(rates),
         "ceiling": middle["ceiling"],
         "ratio": statistics.median(ratios),
-        "core_us": statistics.median(costs),
-        "core_ratio": statistics.median(spent),
+        "overrides": list(task.overrides),
+        "core_us": None if apart else statistics.median(costs),
+        "core_ratio": None if apart else statistics.median(spent),
         "runs": rates,
         "ceilings": [limit["ceiling"] for limit in limits],
         "parts": middle,
@@ -260,11 +263,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--seconds", type=float, default=30.0, help="of training in each repeat")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as redline train takes it")
     options = parser.parse_args(argv)
     for name in options.tasks:
         if name not in TASKS:
             parser.error(f"no task {name!r}: choose of {', '.join(TASKS)}")
-    results = [measure(name, options.seconds, options.repeats) for name in options.tasks or SINGLE_LOOP]
+    results = [
+        measure(name, options.seconds, options.repeats, options.set) for name in options.tasks or SINGLE_LOOP
+    ]
     print(json.dumps({"benchmark": "training", "results": results, "provenance": provenance()}))
 
 
