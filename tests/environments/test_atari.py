@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from redline.environments import AtariConfig, EnvironmentConfig, make, probe
+from redline.environments import atari as module
 from redline.types import UserError
 
 
@@ -171,3 +172,52 @@ def test_arguments_that_do_not_apply_are_refused() -> None:
         probe(EnvironmentConfig("CartPole-v1", backend="atari"))
     with pytest.raises(UserError, match="probability"):
         AtariConfig(sticky=1.5)
+
+
+def _played(seed: int, steps: int = 40) -> list[np.ndarray]:
+    """What three games of Pong show, from a reset on, and their rewards."""
+    environment = make(EnvironmentConfig("ALE/Pong-v5"), 3)
+    chance = np.random.default_rng(0)
+    try:
+        seen = [environment.reset(seed).observation]
+        for _ in range(steps):
+            environment.send(chance.integers(0, 6, 3))
+            step = environment.recv()
+            seen += [step.observation, step.reward]
+        return seen
+    finally:
+        environment.close()
+
+
+def test_games_that_are_only_timed_are_made_once_and_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def note(**settings: Any) -> Any:
+        made.append(settings)
+        return real(**settings)
+
+    real = module.AtariVectorEnv
+    fresh = _played(7)
+    monkeypatch.setattr(module, "AtariVectorEnv", note)
+    with module.only_timed():
+        _played(3)
+        again = _played(7)
+        assert len(made) == 1
+        assert not again[0][:, :-1].any(), "three frames of zeros before the first"
+        assert again[0][:, -1].any()
+        assert again[-2][:, 0].any()
+        make(EnvironmentConfig("ALE/Pong-v5"), 2).close()
+        make(EnvironmentConfig("ALE/Breakout-v5"), 3).close()
+        assert len(made) == 3, "another number, another game"
+    for one, other in zip(fresh, _played(7), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(made) == 4, "nothing is kept any more, and seeds count again"
+
+
+def test_games_in_the_middle_of_a_step_are_not_kept() -> None:
+    with module.only_timed():
+        environment = make(EnvironmentConfig("ALE/Pong-v5"), 2)
+        environment.reset(0)
+        environment.send(np.zeros(2, np.int64))
+        environment.close()
+        assert not module._KEPT.resting

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from redline.architectures.config import ParallelConfig
+from redline.environments.atari import only_timed
 from redline.learners.exchanges.allreduce import AllReduce
 from redline.learners.transfer import Transfer
 from redline.ops.returns import gae
@@ -37,13 +37,12 @@ from redline.runtime.replicas.reducers import Rows, SharedReducer
 Say = Callable[[str], None]
 MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
-FEW = 16  # emulators that tell what roles do to each other: making one takes a sixth of a second
 LARGE = 2**18  # bytes of an observation from which the largest passes are left out
 
 
 def probe(experiment: Experiment, say: Say = lambda _: None, budget: Budget | None = None) -> Costs:
     """Measure an experiment's pieces. Raises: UserError and RunError as training would."""
-    with one_thread_each():
+    with one_thread_each(), only_timed():
         return _Probe(experiment, say, budget or Budget()).run()
 
 
@@ -114,8 +113,7 @@ class _Probe:
             if ON_GPU in act:
                 with self._sized(1, *ON_GPU.split()) as on:
                     on_gpu = loops.beyond_on_gpu(self, on, learn[ON_GPU][1], act[ON_GPU])
-            fewer = self._with_fewer()
-            company = in_company(fewer, learn, unroll)
+            company = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             self._note_company()
             costs = Costs(
@@ -153,19 +151,11 @@ class _Probe:
             costs = with_copies(self, with_hand(self, costs))
             if self.replays:
                 return costs
-            return with_crowd(self, with_lock_step(self, with_servers(fewer, costs)))
+            return with_crowd(self, with_lock_step(self, with_servers(self, costs)))
         finally:
             for room in self.rooms.values():
                 room.close()
             parts.close()
-
-    def _with_fewer(self) -> _Probe:
-        """The same for roles that are seen at work only to be compared with what they do alone."""
-        sampler, fewer = self.experiment.sampler, copy(self)
-        if self.parts.spec.threaded:
-            few = replace(sampler, num_envs=min(sampler.num_envs, max(FEW, self.cores)))
-            fewer.experiment = replace(self.experiment, sampler=few)
-        return fewer
 
     def _note_company(self) -> None:
         quiet = min(each.quiet for each in self.rounds.values())

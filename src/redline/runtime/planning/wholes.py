@@ -29,10 +29,21 @@ BATCHES = 20  # batches before anything is counted
 
 
 def with_copies(bench: Bench, costs: Costs) -> Costs:
-    """Copies that train and share gradients, one for every core: how much longer they take than by their pieces."""
+    """Copies that train and share gradients, one for every core: how much longer they take than by their pieces.
+
+    Simulators that step by themselves leave the interpreter to others, and so does a network that takes pictures: then
+    threads tell of processes, too.
+    """
     if not 1 < bench.cores <= MANY:
         return costs
-    return _as_seen(bench, costs, "accel_sync", bench.cores, "copies")
+    only = "threads" if bench.parts.spec.threaded else None
+    costs = _as_seen(bench, costs, "accel_sync", bench.cores, "copies", only=only)
+    seen = costs.drag.get("threads copies")
+    return (
+        costs
+        if only is None or seen is None
+        else replace(costs, drag=costs.drag | {"processes copies": seen})
+    )
 
 
 def with_lock_step(bench: Bench, costs: Costs) -> Costs:
@@ -91,16 +102,20 @@ def _plans(
     }
 
 
-def _as_seen(bench: Bench, costs: Costs, architecture: str, copies: int, name: str) -> Costs:
-    """With ``threads NAME`` and ``processes NAME``: how much longer than predicted an arrangement takes that trains."""
+def _as_seen(
+    bench: Bench, costs: Costs, architecture: str, copies: int, name: str, *, only: str | None = None
+) -> Costs:
+    """With ``threads NAME`` and ``processes NAME`` (or the one of them that is ``only`` of interest): how much longer
+    than predicted an arrangement takes that trains."""
     place = ON_GPU if architecture == "seed" and ON_GPU in costs.act else bench.place
-    plans = _plans(bench, costs, architecture, copies, place)
+    found = _plans(bench, costs, architecture, copies, place)
+    plans = {runtime: plan for runtime, plan in found.items() if only in (None, runtime)}
     drag = {f"{runtime} {name}": 1.0 for runtime in plans}
     plain = replace(costs, drag=costs.drag | drag)
     experiments = {runtime: experiment for runtime, (experiment, _) in plans.items()}
-    for runtime, found in _trained(experiments, bench.budget.crew).items():
+    for runtime, did in _trained(experiments, bench.budget.crew).items():
         known = predict(plans[runtime][1], plain, costs.machine)
-        drag[f"{runtime} {name}"] = float(np.clip(known.steps_per_second / found.steps_per_second, 0.5, 10.0))
+        drag[f"{runtime} {name}"] = float(np.clip(known.steps_per_second / did.steps_per_second, 0.5, 10.0))
     return replace(costs, drag=costs.drag | drag)
 
 
