@@ -260,9 +260,9 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     share = _share(option, costs)
     shared = Work(costs.exchange.get(option.architecture, 0.0))
     # Seen at work, or else what actors do to each other, and to a learner.
-    seen = costs.drag.get(f"{option.runtime} copies")
+    pace = costs.drag.get(f"{option.runtime} copies")
     slow, late = _drag(costs, option.runtime), _drag(costs, f"{option.runtime} learner")
-    slow, late = (slow, late) if seen is None else (seen, seen)
+    slow, late, pace = (slow, late, 1.0) if pace is None else (1.0, 1.0, pace)
     envs = option.environments
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
     act = acting(option, costs, option.environments)
@@ -271,10 +271,12 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
         cores=machine.cores,
         unroll=option.unroll,
         environments=option.environments,
-        step=replace(step, drag=slow),
-        act=replace(act, core=act.core + (costs.between if ratio is not None else 0.0), drag=slow),
-        learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share, drag=late),
-        publish=shared,
+        step=replace(step, drag=slow).scaled(pace),
+        act=replace(act, core=act.core + (costs.between if ratio is not None else 0.0), drag=slow).scaled(
+            pace
+        ),
+        learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share, drag=late).scaled(pace),
+        publish=shared.scaled(pace),
         hand=shared if option.architecture == "gorila" else Work(),
         updates=updates,
         overlap=ratio is not None,
