@@ -12,7 +12,7 @@ from redline import environments, recipes
 from redline.planner.choose import predict
 from redline.planner.costs import Work
 from redline.planner.measured import Costs
-from redline.planner.options import Measured, Option
+from redline.planner.options import Option
 from redline.runtime.experiment import Experiment
 from redline.runtime.planning import wholes
 from redline.runtime.planning.pieces import Round
@@ -35,8 +35,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Option]:
         run.extend(option for _, option in found.values())
         return found
 
-    def seen(experiments: dict[str, Experiment], seconds: float) -> dict[str, Measured]:
-        return {runtime: Measured(RATES[runtime], 1.0, seconds) for runtime in experiments}
+    def seen(experiments: dict[str, Experiment], seconds: float) -> dict[str, float]:
+        return {runtime: RATES[runtime] for runtime in experiments}
 
     monkeypatch.setattr(wholes, "_plans", chosen)
     monkeypatch.setattr(wholes, "_trained", seen)
@@ -120,3 +120,18 @@ def test_what_a_learner_does_besides_learning_belongs_to_the_messages(
     assert {(each.architecture, each.copies) for each in trained} == {("impala", 1)}
     slow = replace(costs, learn={"cpu fp32": {1: 0.1}})
     assert with_hand(room, slow).hand == costs.hand, "beside a long batch it is nothing"
+
+
+def test_long_batches_are_shortened_and_their_minibatches_stay_as_large() -> None:
+    room, costs = pong("ppo", cores=2, envs=32)
+    algorithm = replace(room.experiment.algorithm, unroll=512, minibatches=32)
+    experiment = replace(room.experiment, algorithm=algorithm)
+    costs = replace(costs, batch=512 * 32, updates=320.0, minibatch=512, learn={"cpu fp32": {1: 1.6, 2: 0.9}})
+    short, less = wholes._shorter(experiment, costs, "cpu fp32")
+    assert (short.algorithm.unroll, short.algorithm.minibatches) == (64, 4)  # type: ignore[union-attr]
+    assert (less.batch, less.updates, less.minibatch) == (64 * 32, 40.0, 512)
+    assert less.learn["cpu fp32"] == {1: pytest.approx(0.2), 2: pytest.approx(0.9 / 8)}
+    quick = replace(costs, learn={"cpu fp32": {1: 0.15}})
+    assert wholes._shorter(experiment, quick, "cpu fp32") == (experiment, quick)
+    odd = replace(experiment, algorithm=replace(algorithm, minibatches=3))
+    assert wholes._shorter(odd, costs, "cpu fp32") == (odd, costs)

@@ -38,18 +38,14 @@ def try_out(experiment: Experiment, seconds: float = 4.0, warm: float = WARM) ->
         try:
             loop = make_loop(parts)
             try:
-                return rates(loop, parts.learner, experiment.run.steps, seconds, warm)
+                return _drive(loop, parts.learner, experiment.run.steps, seconds, warm)
             finally:
                 loop.close()
         finally:
             parts.close()
 
 
-def rates(loop, learner, total: int, seconds: float, warm: float) -> Measured:  # type: ignore[no-untyped-def]
-    """What a loop, with its learner, does in ``seconds``, once it has done so for ``warm``.
-
-    Raises: RunError where nothing was learned in time.
-    """
+def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured:  # type: ignore[no-untyped-def]
     steps, begun = 0, time.perf_counter()
     learning: float | None = None  # since when
     batches = 0  # learned from since
