@@ -264,10 +264,7 @@ class Atari:
 
     def close(self) -> None:
         """Stop ale-py's threads. Safe to call twice."""
-        emulators, self._env = (
-            self._env,
-            None,
-        )  # its last reference, unless they are kept: ale-py joins its threads
+        emulators, self._env = self._env, None  # ale-py joins its threads with the last reference
         if emulators is not None and not self._sent:
             _KEPT.leave(self._settings, emulators)
 

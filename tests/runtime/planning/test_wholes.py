@@ -18,6 +18,7 @@ from redline.runtime.planning import wholes
 from redline.runtime.planning.pieces import Round
 from redline.runtime.planning.together import Budget
 from redline.runtime.planning.wholes import with_copies, with_crowd, with_hand, with_lock_step
+from redline.types import RunError
 from tests.planner.sample import COSTS
 
 RATES = {"threads": 1000.0, "processes": 400.0}
@@ -135,3 +136,22 @@ def test_long_batches_are_shortened_and_their_minibatches_stay_as_large() -> Non
     assert wholes._shorter(experiment, quick, "cpu fp32") == (experiment, quick)
     odd = replace(experiment, algorithm=replace(algorithm, minibatches=3))
     assert wholes._shorter(odd, costs, "cpu fp32") == (odd, costs)
+
+
+def test_an_arrangement_that_breaks_tells_nothing(
+    trained: list[Option], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(experiments: dict[str, Experiment], seconds: float) -> dict[str, float]:
+        raise RunError("a copy died")
+
+    monkeypatch.setattr(wholes, "_trained", broken)
+    room, costs = pong("ppo", cores=2, envs=32)
+    for each in (with_copies, with_lock_step):
+        assert each(room, costs) == costs
+
+
+def test_simulators_that_step_by_themselves_are_seen_in_threads_alone(trained: list[Option]) -> None:
+    room, costs = pong("impala", cores=2, envs=32)
+    room.parts.spec = replace(room.parts.spec, threaded=True)
+    found = with_copies(room, costs)
+    assert found.drag["processes copies"] == found.drag["threads copies"] > 1.0

@@ -41,8 +41,8 @@ def with_copies(bench: Bench, costs: Costs) -> Costs:
     if not bench.parts.spec.threaded:
         return _as_seen(bench, costs, "accel_sync", bench.cores, "copies")
     costs = _as_seen(bench, costs, "accel_sync", bench.cores, "copies", only="threads")
-    seen = costs.drag.get("threads copies", 1.0)
-    return replace(costs, drag=costs.drag | {"processes copies": seen})
+    seen = costs.drag.get("threads copies")
+    return costs if seen is None else replace(costs, drag=costs.drag | {"processes copies": seen})
 
 
 def with_lock_step(bench: Bench, costs: Costs) -> Costs:
@@ -132,14 +132,18 @@ def _as_seen(
     bench: Bench, costs: Costs, architecture: str, copies: int, name: str, *, only: str | None = None
 ) -> Costs:
     """With ``threads NAME`` and ``processes NAME`` (or the one of them that is ``only`` of interest): how much longer
-    than predicted an arrangement takes that trains."""
+    than predicted an arrangement takes that trains. Without, where it breaks: it is tried again if it is chosen."""
     experiment, short = _shorter(bench.experiment, costs, _place(bench, costs, architecture))
     found = _plans(bench, experiment, short, architecture, copies)
     plans = {runtime: plan for runtime, plan in found.items() if only in (None, runtime)}
     drag = {f"{runtime} {name}": 1.0 for runtime in plans}
     plain = replace(short, drag=costs.drag | drag)
     experiments = {runtime: experiment for runtime, (experiment, _) in plans.items()}
-    for runtime, rate in _trained(experiments, bench.budget.crew).items():
+    try:
+        rates = _trained(experiments, bench.budget.crew)
+    except RunError:
+        return costs
+    for runtime, rate in rates.items():
         known = predict(plans[runtime][1], plain, costs.machine).steps_per_second
         drag[f"{runtime} {name}"] = float(np.clip(known / rate, 0.5, 10.0))
     return replace(costs, drag=costs.drag | drag)
