@@ -129,6 +129,12 @@ def test_in_lock_step_a_servers_rounds_are_as_long_as_they_were_seen_to_be() -> 
     assert lock.learn.core == pytest.approx(0.5 * free.learn.core)
 
 
+def test_plans_of_an_experiment_whose_actors_do_not_give_way_are_of_equals() -> None:
+    option = Option("impala", "threads", 2, 16, 20, queue=1)
+    assert workload(option, COSTS, COSTS.machine).polite
+    assert not workload(replace(option, polite=False), COSTS, COSTS.machine).polite
+
+
 def test_copies_go_as_they_were_seen_to() -> None:
     option = Option("accel_sync", "threads", 2, 16, 20)
     actors = {"threads": 1.4, "threads learner": 1.2}

@@ -29,6 +29,9 @@ class ParallelConfig:
     late: Literal["wait", "drop"] = (
         "wait"  # an unroll that would exceed the bound on lag: wait for it, or do without
     )
+    give_way: bool = (
+        True  # actors that could keep every core busy let the learner have one first, by a lower priority
+    )
     delay: int = 0  # batches by which actors get weights late, to study what lag does
     servers: int = (
         0  # shards of the parameter server (gorila), locked chunks of the central parameters (accel_async)

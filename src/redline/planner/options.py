@@ -30,6 +30,7 @@ class Option:
     ratio: float | None = (
         None  # samples learned from per sample collected; None: it does not learn from replay
     )
+    polite: bool = True  # whether its actors give way to their learner where the architecture has them do so
     lag_bound: int | None = 0
     memory: int = 0  # bytes it needs, about
     settings: dict[str, Any] = field(default_factory=dict)

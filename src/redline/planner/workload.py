@@ -24,7 +24,7 @@ def architecture_of(option: Option) -> Architecture:
 
 def workload(option: Option, costs: Costs, machine: Machine) -> Workload:
     """What the simulator needs to know of ``option``. Raises: KeyError for an architecture without arithmetic."""
-    return replace(_OF[option.architecture](option, costs, machine), jitter=JITTER)
+    return replace(_OF[option.architecture](option, costs, machine), jitter=JITTER, polite=option.polite)
 
 
 def round_of(costs: Costs, environments: float) -> Work:

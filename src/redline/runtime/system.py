@@ -43,9 +43,10 @@ def give_way(experiment: Experiment) -> None:
     """From now on let the experiment's learner have a core first, if its architecture wants that on this machine.
 
     On Linux it holds for the calling thread and all that it starts; elsewhere for processes of their own only, and on
-    Windows for nobody: who has a core there is up to the system.
+    Windows for nobody: who has a core there is up to the system. Other programs come first, too: ``parallel.give_way``
+    turns it off.
     """
-    if not gives_way(architecture_of(experiment), usable_cores()):
+    if not experiment.parallel.give_way or not gives_way(architecture_of(experiment), usable_cores()):
         return
     with contextlib.suppress(OSError):  # a system that forbids it: then all are equal
         if sys.platform == "linux":

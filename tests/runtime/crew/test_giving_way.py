@@ -19,10 +19,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def politeness(architecture: str, runtime: str, monkeypatch: pytest.MonkeyPatch, cores: int = 2) -> list[int]:
-    """Levels above this thread's, of all who make unrolls."""
+def politeness(
+    architecture: str, runtime: str, monkeypatch: pytest.MonkeyPatch, *more: str, cores: int = 2
+) -> list[int]:
+    """Levels above this thread's, of all who make unrolls. ``more``: settings."""
     monkeypatch.setattr(system, "usable_cores", lambda: cores)
-    settings = [f"parallel.architecture={architecture}", f"parallel.runtime={runtime}", "parallel.copies=2"]
+    settings = [
+        f"parallel.architecture={architecture}",
+        f"parallel.runtime={runtime}",
+        "parallel.copies=2",
+        *more,
+    ]
     mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     before = set(threading.enumerate())
     with one_thread_each():
@@ -61,3 +68,7 @@ def test_threads_give_way_and_the_learner_does_not(monkeypatch: pytest.MonkeyPat
 
 def test_where_there_are_cores_enough_nobody_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(politeness("impala", "threads", monkeypatch, cores=64)) == {0}
+
+
+def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(politeness("impala", "threads", monkeypatch, "parallel.give_way=false")) == {0}

@@ -76,6 +76,13 @@ def test_waiting_environments_get_more_copies_than_there_are_cores() -> None:
     assert busy <= 2 * MACHINE.cores < waiting
 
 
+def test_actors_that_shall_not_give_way_do_not_in_any_plan() -> None:
+    search = search_of("impala", only="impala")
+    equal = replace(search, experiment=override(search.experiment, ["parallel.give_way=false"]))
+    assert all(option.polite for option in options(search)[0])
+    assert not any(option.polite for option in options(equal)[0])
+
+
 def test_memory_is_a_limit() -> None:
     small = replace(MACHINE, memory=600 * 2**20)
     found, refused = options(search_of("impala", machine=small))

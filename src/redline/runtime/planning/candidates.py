@@ -120,6 +120,7 @@ def _of(name: str, search: Search) -> Iterator[Option]:
                         learn_on=learn_on,
                         servers=3 if name == "accel_async" else 1,
                         ratio=search.ratio,
+                        polite=search.experiment.parallel.give_way,
                     )
 
 

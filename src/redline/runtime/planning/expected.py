@@ -42,6 +42,7 @@ def option_of(experiment: Experiment) -> Option:
         servers=max(parallel.servers, 1),
         workers=experiment.environment.workers,
         ratio=ratio,
+        polite=parallel.give_way,
     )
 
 
