@@ -69,7 +69,14 @@ TASKS = {
     "pong-ppo": Task("ALE/Pong-v5", "ppo", 10_000_000, PONG_PPO, 4),
     # As most published curves have it: Pong-v5 repeats the last action instead of the chosen one every fourth time.
     "pong-ppo-exact": Task("ALE/Pong-v5", "ppo", 10_000_000, (*PONG_PPO, "environment.atari.sticky=0"), 4),
-    "pong-ppo-fp32": Task("ALE/Pong-v5", "ppo", 10_000_000, (*PONG_PPO, "learner.precision=fp32"), 4),
+    # The same in the precision that is slower where the processor has bf16: does that learn as well?
+    "pong-ppo-exact-fp32": Task(
+        "ALE/Pong-v5",
+        "ppo",
+        10_000_000,
+        (*PONG_PPO, "environment.atari.sticky=0", "learner.precision=fp32"),
+        4,
+    ),
     "pong-impala": Task("ALE/Pong-v5", "impala", 6_000_000, PONG_IMPALA, 4),
     "pong-impala-exact": Task(
         "ALE/Pong-v5", "impala", 6_000_000, (*PONG_IMPALA, "environment.atari.sticky=0"), 4
