@@ -1,6 +1,6 @@
 """Training throughput beside the ceiling of the same machine, environment and network, measured in one run.
 
-    python benchmarks/training.py [TASK ...] [--seconds 30] [--repeats 3] [--set parallel.runtime=processes ...]
+    python benchmarks/training.py [TASK ...] [--seconds 30] [--repeats 3] [--set parallel.runtime=processes]
 
 The ceiling counts core-seconds per agent step of what cannot be left out, each part measured alone on one thread:
 stepping the raw environment, one forward pass to act (at the batch of all environments), and the forward and
@@ -229,7 +229,8 @@ def measure(name: str, seconds: float, repeats: int, more: Sequence[str] = ()) -
     """Ceiling and Redline in turn; medians of both and of their ratio. ``more``: overrides beside the task's."""
     task = replace(TASKS[name], overrides=(*TASKS[name].overrides, *more))
     limits, rates, costs = [], [], []
-    apart = experiment_of(task).parallel.runtime == "processes"
+    with contextlib.closing(assemble(experiment_of(task, "learner.device=cpu"))) as parts:
+        apart = parts.experiment.parallel.runtime == "processes"
     for _ in range(repeats):
         limits.append(ceiling(task, seconds / 10))
         rate, cost = redline(task, seconds)
@@ -263,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--seconds", type=float, default=30.0, help="of training in each repeat")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as redline train takes it")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as redline train's")
     options = parser.parse_args(argv)
     for name in options.tasks:
         if name not in TASKS:

@@ -52,6 +52,7 @@ def test_what_was_not_reproduced_is_still_not() -> None:
         assert abs(row(name, what).error) > STATED[name], f"{what} is reproduced now: take it off the list"
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_code_makes_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert filled(text) == text, "run `python -m redline.planner.history docs/history.md`"

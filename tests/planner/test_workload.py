@@ -129,6 +129,16 @@ def test_in_lock_step_a_servers_rounds_are_as_long_as_they_were_seen_to_be() -> 
     assert lock.learn.core == pytest.approx(0.5 * free.learn.core)
 
 
+def test_in_lock_step_a_server_on_a_gpu_too_takes_as_long_as_it_was_seen_to() -> None:
+    gpu = replace(COSTS, act=COSTS.act | {"cuda bf16": Curve.of([(1, 0.2e-3), (64, 0.4e-3)])})
+    costs = replace(gpu, drag={"processes served step": 0.5})
+    option = Option("seed", "processes", 2, 8, 20, queue=0, act_on="cuda bf16")
+    seen, plain = (workload(option, each, each.machine) for each in (costs, gpu))
+    assert seen.serve_gpu is not None
+    assert plain.serve_gpu is not None
+    assert seen.serve_gpu.at(8) == pytest.approx(0.5 * plain.serve_gpu.at(8))
+
+
 def test_plans_of_an_experiment_whose_actors_do_not_give_way_are_of_equals() -> None:
     option = Option("impala", "threads", 2, 16, 20, queue=1)
     assert workload(option, COSTS, COSTS.machine).polite

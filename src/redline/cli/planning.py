@@ -82,7 +82,7 @@ def planned(command: Train) -> list[str]:
     rate = api.rate(experiment, LOOK)
     if steps / rate < SHORT:
         return []
-    console.print(_shown("planning first (about a minute; --no-plan starts at once)"), style="dim")
+    console.print(_shown("planning first (a minute or two; --no-plan starts at once)"), style="dim")
     found = api.plan(command.environment, report=lambda text: console.print(_shown(text), style="dim"))
     console.print(_shown(answer(found, api.explain(found), steps)[0]))
     return [f"{key}={setting(value)}" for key, value in found.best.option.settings.items()]

@@ -110,10 +110,15 @@ def test_a_run_is_found_again_as_the_option_that_made_it(recipe: str) -> None:
     """So that a run in progress is compared with the prediction of the very plan."""
     search = search_of(recipe)
     search = replace(search, machine=replace(MACHINE, cores=2))
-    for option in options(search)[0]:
+    equal = replace(search, experiment=override(search.experiment, ["parallel.give_way=false"]))
+    plans = [(each, option) for each in (search, equal) for option in options(each)[0]]
+    for search, option in plans:
         resolved: Experiment = resolve(configure(search.experiment, option), search.spec, 1000)
         again = option_of(resolved)
-        same = ("architecture", "copies", "environments", "unroll", "queue", "threads", "ratio", "learn_on")
+        same = (
+            *("architecture", "copies", "environments", "unroll", "queue", "threads", "ratio", "learn_on"),
+            "polite",
+        )
         assert [getattr(again, name) for name in same] == [getattr(option, name) for name in same], option
 
 

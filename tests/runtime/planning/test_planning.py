@@ -21,14 +21,15 @@ from redline.planner.costs import Prediction, Work
 from redline.planner.explaining.live import beside
 from redline.planner.measured import Costs
 from redline.planner.options import Measured, Option, Ranked
-from redline.runtime.planning import cache, crews, planning, probe
+from redline.runtime.crew.shares import Shares
+from redline.runtime.planning import cache, crews, planning, probe, trial
 from redline.runtime.planning.expected import expectation
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import TAIL, Collecting, Round, tail_of
 from redline.runtime.planning.planning import to_try
 from redline.runtime.planning.together import Budget, fair
 from redline.runtime.planning.trial import try_out
-from redline.types import Expected, RunError, UserError
+from redline.types import Expected, Gauges, RunError, UserError
 from tests.runtime.planning.costs import MACHINE, costs_for
 
 HASTE = Budget(round=0.02, learn=0.02, network=0.05, crew=0.05)
@@ -298,6 +299,23 @@ def test_a_trial_learns_and_leaves_nothing(tmp_path: Path) -> None:
     assert set(beside_learner.utilisation) == {"actor", "learner"}
     assert beside_learner.lag["max"] >= beside_learner.lag["mean"] > 0
     assert set(os.listdir(tmp_path)) == before
+
+
+def test_a_trial_tells_who_was_at_work_while_it_counted() -> None:
+    """A learner that is at work all the time once its roles have started, which takes half a second."""
+    shares, busy, learner = Shares(), 0.0, SimpleNamespace(version=0)
+
+    def iterate(*_: Any) -> tuple[int, dict[str, Any]]:
+        nonlocal busy
+        begin = time.perf_counter()
+        time.sleep(0.01)
+        learner.version += 1
+        busy += time.perf_counter() - begin
+        return 10, {}
+
+    loop = SimpleNamespace(iterate=iterate, gauges=lambda: Gauges(roles=shares.of({"learner": busy})))
+    time.sleep(0.5)
+    assert trial._drive(loop, learner, 10**9, 0.2, 0.02).utilisation["learner"] > 0.8
 
 
 def test_a_run_that_was_never_measured_is_expected_to_do_nothing_in_particular() -> None:

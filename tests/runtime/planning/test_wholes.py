@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from redline import environments, recipes
+from redline.architectures.config import ParallelConfig
 from redline.planner.choose import predict
 from redline.planner.costs import Work
 from redline.planner.measured import Costs
@@ -44,8 +46,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Option]:
     return run
 
 
-def pong(recipe: str, cores: int, envs: int) -> tuple[Any, Costs]:
-    """A bench and its costs: pieces of numbers made up, environments of the sample's kind."""
+def made_up(recipe: str, cores: int, envs: int) -> tuple[Any, Costs]:
+    """A bench and its costs, with numbers made up."""
     made = recipes.find(recipe, "CartPole-v1")
     algorithm = replace(made.algorithm, unroll=20)  # type: ignore[call-arg]
     made = replace(made, algorithm=algorithm, sampler=replace(made.sampler, num_envs=envs))  # type: ignore[arg-type]
@@ -70,7 +72,7 @@ def pong(recipe: str, cores: int, envs: int) -> tuple[Any, Costs]:
 def test_copies_that_were_seen_to_train_are_predicted_to_go_as_they_did(
     trained: list[Option], runtime: str
 ) -> None:
-    room, costs = pong("impala", cores=2, envs=32)
+    room, costs = made_up("impala", cores=2, envs=32)
     found = with_copies(room, costs)
     assert {(each.architecture, each.copies, each.environments) for each in trained} == {
         ("accel_sync", 2, 16)
@@ -81,7 +83,7 @@ def test_copies_that_were_seen_to_train_are_predicted_to_go_as_they_did(
 
 
 def test_who_waits_for_the_learner_is_predicted_to_go_as_it_did(trained: list[Option]) -> None:
-    room, costs = pong("ppo", cores=2, envs=32)
+    room, costs = made_up("ppo", cores=2, envs=32)
     found = with_lock_step(room, costs)
     seen = {(each.architecture, each.runtime) for each in trained}
     assert seen == {(name, runtime) for name in ("impala", "seed") for runtime in ("threads", "processes")}
@@ -89,11 +91,11 @@ def test_who_waits_for_the_learner_is_predicted_to_go_as_it_did(trained: list[Op
         assert (option.copies, option.queue) == (2, 0)
         rate = predict(option, found, found.machine).steps_per_second
         assert rate == pytest.approx(RATES[option.runtime], rel=0.05)
-    assert with_lock_step(*pong("impala", cores=2, envs=32)).drag == {}, "nobody waits"
+    assert with_lock_step(*made_up("impala", cores=2, envs=32)).drag == {}, "nobody waits"
 
 
 def test_a_crowd_of_workers_that_wait_is_seen_at_work(trained: list[Option]) -> None:
-    room, costs = pong("impala", cores=2, envs=16)
+    room, costs = made_up("impala", cores=2, envs=16)
     waits = Work(core=1e-4, wait=4e-3)
     room.round = lambda count: Round(waits, 1e-4, 1e-5)
     found = with_crowd(room, replace(costs, step={1: waits}))
@@ -105,7 +107,7 @@ def test_a_crowd_of_workers_that_wait_is_seen_at_work(trained: list[Option]) -> 
 
 
 def test_on_many_cores_copies_are_not_tried(trained: list[Option]) -> None:
-    room, costs = pong("impala", cores=16, envs=32)
+    room, costs = made_up("impala", cores=16, envs=32)
     assert with_copies(room, costs) is costs
     assert not trained
 
@@ -115,7 +117,7 @@ def test_what_a_learner_does_besides_learning_belongs_to_the_messages(
 ) -> None:
     """Of 1.5 ms of its core a batch takes 1.2, beside an actor, and a publication 0.1."""
     monkeypatch.setattr(wholes, "_core_of_a_batch", lambda experiment, seconds: 1.5e-3)
-    room, costs = pong("impala", cores=2, envs=32)
+    room, costs = made_up("impala", cores=2, envs=32)
     costs = replace(costs, learn={"cpu fp32": {1: 1e-3}}, publish=0.1e-3, drag={"processes learner": 1.2})
     assert with_hand(room, costs).hand["processes"] == pytest.approx(0.2e-3)
     assert {(each.architecture, each.copies) for each in trained} == {("impala", 1)}
@@ -124,7 +126,7 @@ def test_what_a_learner_does_besides_learning_belongs_to_the_messages(
 
 
 def test_long_batches_are_shortened_and_their_minibatches_stay_as_large() -> None:
-    room, costs = pong("ppo", cores=2, envs=32)
+    room, costs = made_up("ppo", cores=2, envs=32)
     algorithm = replace(room.experiment.algorithm, unroll=512, minibatches=32)
     experiment = replace(room.experiment, algorithm=algorithm)
     costs = replace(costs, batch=512 * 32, updates=320.0, minibatch=512, learn={"cpu fp32": {1: 1.6, 2: 0.9}})
@@ -145,13 +147,51 @@ def test_an_arrangement_that_breaks_tells_nothing(
         raise RunError("a copy died")
 
     monkeypatch.setattr(wholes, "_trained", broken)
-    room, costs = pong("ppo", cores=2, envs=32)
+    room, costs = made_up("ppo", cores=2, envs=32)
     for each in (with_copies, with_lock_step):
         assert each(room, costs) == costs
 
 
 def test_simulators_that_step_by_themselves_are_seen_in_threads_alone(trained: list[Option]) -> None:
-    room, costs = pong("impala", cores=2, envs=32)
+    room, costs = made_up("impala", cores=2, envs=32)
     room.parts.spec = replace(room.parts.spec, threaded=True)
     found = with_copies(room, costs)
     assert found.drag["processes copies"] == found.drag["threads copies"] > 1.0
+
+
+class Fake:
+    """A loop whose first three batches are quick and not learned from; from then on ten steps take ten milliseconds."""
+
+    def __init__(self, queue: int) -> None:
+        self.parts: Any = SimpleNamespace(
+            learner=SimpleNamespace(version=0),
+            experiment=replace(
+                recipes.find("impala", "CartPole-v1"), parallel=ParallelConfig("impala", "threads", 1, queue)
+            ),
+        )
+        self.batches = 0
+
+    def iterate(self, steps: int, fraction: float, stop: Any) -> tuple[int, dict[str, Any]]:
+        self.batches += 1
+        if self.batches <= 3:
+            return 100_000, {}
+        time.sleep(0.01)
+        self.parts.learner.version += 1
+        return 10, {}
+
+
+def test_a_rate_counts_from_where_it_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wholes, "WARM", 0.02)
+    waits, lock_step = Fake(queue=1), Fake(queue=0)
+    assert 100 < wholes._rate(waits.parts, waits, 0.1) <= 1000
+    assert wholes._rate(lock_step.parts, lock_step, 0.1) > 100_000, (
+        "in lock-step the first batch is like any other"
+    )
+
+
+def test_what_never_learns_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wholes, "STARTS", 0.05)
+    loop = Fake(queue=1)
+    loop.iterate = lambda *_: (time.sleep(0.01), (1, {}))[1]  # type: ignore[method-assign]
+    with pytest.raises(RunError, match="no update within"):
+        wholes._rate(loop.parts, loop, 0.1)

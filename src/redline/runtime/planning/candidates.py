@@ -120,7 +120,6 @@ def _of(name: str, search: Search) -> Iterator[Option]:
                         learn_on=learn_on,
                         servers=3 if name == "accel_async" else 1,
                         ratio=search.ratio,
-                        polite=search.experiment.parallel.give_way,
                     )
 
 
@@ -193,7 +192,8 @@ def _complete(option: Option, search: Search) -> Option:
     unroll = option.unroll
     if search.replays and option.architecture == "apex":
         unroll = max(configured.slot, 1)
-    done = replace(option, queue=queue, unroll=unroll, lag_bound=lag_bound(architecture))
+    polite = search.experiment.parallel.give_way
+    done = replace(option, queue=queue, unroll=unroll, polite=polite, lag_bound=lag_bound(architecture))
     done = replace(done, memory=_memory(done, search))
     return replace(done, settings=settings_of(done, search))
 

@@ -56,16 +56,12 @@ class Team:
         """Wait until everybody has made one unroll."""
         if self._start:
             return
-        self._one_each()
-        self._start = time.perf_counter() - self._begun
-
-    def _one_each(self) -> None:
-        """Everybody makes one unroll, and rests."""
         roles, came = len(self.muster.slots), 0
         for role in range(roles):
             self.muster.crew.tell(role, 0)
         while came < roles:
             came += len(self.muster.crew.wait(0.1))
+        self._start = time.perf_counter() - self._begun
 
     def drive(self, seconds: float, learn: Callable[[], Any] | None = None) -> Company:
         """Hand slots straight back, and learn in between, as a learner does that takes in and learns by turns."""
