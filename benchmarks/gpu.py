@@ -5,8 +5,9 @@
 For each recipe and for every combination of precision and CUDA graphs: agent steps/s of real training on Pong with
 learning on, the share of the time that its loop steps, acts, learns or waits, and what the environments alone would do
 (``raw``); and whether the recorded update moves the weights as the eager one does (``drift``: largest difference after
-the same updates, relative to the size of the move). ``--compare``: the first recipe on the CPU, too. One JSON
-line. With ``--device cpu`` the same code runs without graphs: a check of the benchmark itself.
+the same updates, relative to the size of the move). ``--compare``: the first recipe on the CPU, too. ``--compile``:
+the network that learns by ``torch.compile`` as well. One JSON line. With ``--device cpu`` the same code runs without
+graphs: a check of the benchmark itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,26 @@ RECIPES = {
 WARM = 5  # iterations before the clock starts: recordings are made, actors are at work
 
 
-def experiment_of(recipe: str, device: str, precision: Any, graphs: bool, num_envs: int) -> Experiment:
+@dataclass(frozen=True)
+class Way:
+    """How a device is driven."""
+
+    device: str
+    precision: Any
+    graphs: bool = False
+    compile: bool = False
+
+
+def experiment_of(recipe: str, way: Way, num_envs: int) -> Experiment:
     """A recipe on a device; DQN with a small replay and a short warm-up."""
     made = RECIPES[recipe]()
-    learner = replace(made.learner, device=device, precision=precision, cuda_graphs=graphs)
+    learner = replace(
+        made.learner,
+        device=way.device,
+        precision=way.precision,
+        cuda_graphs=way.graphs,
+        compile=way.compile,
+    )
     environment = replace(made.environment, id="ALE/Pong-v5")
     sampler = replace(made.sampler, num_envs=num_envs)
     made = replace(made, learner=learner, sampler=sampler, environment=environment)
@@ -87,7 +104,7 @@ def throughput(parts: Parts, device: str, seconds: float) -> dict[str, float]:
 
 def raw(num_envs: int, seconds: float) -> float:
     """Agent steps/s of as many Pongs stepped together, random actions, on every core."""
-    config = experiment_of("ppo", "cpu", "fp32", False, num_envs).environment
+    config = experiment_of("ppo", Way("cpu", "fp32"), num_envs).environment
     environment = environments.make(config, num_envs, threads=min(usable_cores(), num_envs))
     chance = np.random.default_rng(0)
     try:
@@ -117,11 +134,11 @@ def random_unroll(parts: Parts, seed: int) -> Unroll:
     return unroll.map(lambda x: x.to(parts.learner.device))
 
 
-def drift(device: str, precision: str, num_envs: int) -> float:
-    """Largest difference between weights after eager and after recorded updates, relative to how far they moved."""
+def drift(way: Way, num_envs: int) -> float:
+    """Largest difference between weights after eager updates and after those, relative to how far they moved."""
     ends = []
-    for graphs in (False, True):
-        parts = assemble(experiment_of("ppo", device, precision, graphs, num_envs))
+    for each in (replace(way, graphs=False, compile=False), way):
+        parts = assemble(experiment_of("ppo", each, num_envs))
         start = parts.learner.flat.clone()
         for seed in range(2):
             parts.algorithm.update(parts.learner, random_unroll(parts, seed), 0.25 * seed)
@@ -141,6 +158,9 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--compare", action="store_true", help="the first recipe on the CPU, too")
+    parser.add_argument(
+        "--compile", action="store_true", help="by torch.compile, too (half a minute for each)"
+    )
     options = parser.parse_args()
     cuda = options.device.startswith("cuda")
     if cuda and not torch.cuda.is_available():
@@ -149,24 +169,31 @@ def main() -> None:
     # As training does: a team of threads for each small copy would cost more than it gives.
     torch.set_num_threads(1)
 
-    def measure(recipe: str, device: str, num_envs: int, precision: str, graphs: bool) -> None:
-        parts = assemble(experiment_of(recipe, device, precision, graphs, num_envs))
-        row = {"recipe": recipe, "device": device, "num_envs": num_envs, "precision": precision}
-        row |= {"graphs": graphs, "copies": parts.experiment.parallel.copies}
-        rows.append(row | throughput(parts, device, options.seconds))
-        parts.close()
+    def measure(recipe: str, way: Way, num_envs: int) -> None:
+        parts = assemble(experiment_of(recipe, way, num_envs))
+        row = {"recipe": recipe, "num_envs": num_envs, "copies": parts.experiment.parallel.copies}
+        try:
+            rows.append(row | asdict(way) | throughput(parts, way.device, options.seconds))
+        finally:
+            parts.close()
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
 
     ceilings = {n: raw(n, min(options.seconds, 2.0)) for n in options.num_envs}
     print(json.dumps({"raw": ceilings}), file=sys.stderr, flush=True)
+    driven = [
+        (graphs, made)
+        for graphs in (False, True)[: 1 + cuda]
+        for made in (False, True)[: 1 + options.compile]
+    ]
+    ways = {p: [Way(options.device, p, graphs, made) for graphs, made in driven] for p in options.precisions}
     for num_envs in options.num_envs:
         for precision in options.precisions:
-            for recipe in options.recipes:
-                for graphs in (False, True) if cuda else (False,):
-                    measure(recipe, options.device, num_envs, precision, graphs)
             if options.compare:
-                measure(options.recipes[0], "cpu", num_envs, precision, False)
-    check = {p: drift(options.device, p, options.num_envs[0]) for p in options.precisions}
+                measure(options.recipes[0], Way("cpu", precision), num_envs)
+            for recipe in options.recipes:
+                for way in ways[precision]:
+                    measure(recipe, way, num_envs)
+    check = [asdict(way) | {"drift": drift(way, options.num_envs[0])} for p in ways for way in ways[p][1:]]
     name = torch.cuda.get_device_name() if cuda else "cpu"
     print(
         json.dumps(
