@@ -67,6 +67,23 @@ class Spec:
     )
     rules: tuple[str, ...] = ()  # one plain sentence each, printed in the run's first lines
 
+    @property
+    def choices(self) -> list[int]:
+        """How many there are to choose from: one number for a Discrete action, one a part for a MultiDiscrete.
+
+        An action mask has as many entries as these sum to, part after part. Raises: UserError for continuous actions.
+        """
+        return choices_of(self.action, self.name)
+
+
+def choices_of(action: gymnasium.Space, name: str) -> list[int]:
+    """The numbers of actions that an action mask of the environment ``name`` is about (see ``Spec.choices``)."""
+    if isinstance(action, gymnasium.spaces.Discrete):
+        return [int(action.n)]
+    if isinstance(action, gymnasium.spaces.MultiDiscrete):
+        return [int(n) for n in action.nvec]
+    raise UserError(f"environment {name!r}: gives an action mask, but its actions are continuous ({action})")
+
 
 @dataclass(frozen=True)
 class Episode:

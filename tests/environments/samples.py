@@ -142,6 +142,44 @@ class MaskedDict(Counter):
         return {"x": super().observation(), "action_mask": mask}
 
 
+class MaskedPair(gymnasium.Env):
+    """Two choices, of 3 and of 4, each with a mask of its own; the highest numbers that are legal earn 1.
+
+    An illegal one raises. ``fault`` "part": the second choice is left nothing, at the third step.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+    observation_space = spaces.Box(0.0, 1.0, (7,), np.float32)
+    action_space = spaces.MultiDiscrete([3, 4])
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault, self.time = fault, 0
+        self.mask = np.ones(7, np.bool_)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._draw()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        legal = self.mask[:3], self.mask[3:]
+        for mask, chosen in zip(legal, action, strict=True):
+            if not mask[chosen]:
+                raise ValueError(
+                    f"action {list(action)} is illegal: the mask is {self.mask.astype(int).tolist()}"
+                )
+        best = [int(np.flatnonzero(mask)[-1]) for mask in legal]
+        self.time += 1
+        return (done := self._draw())[0], float(best == list(action)), self.time >= 16, False, done[1]
+
+    def _draw(self) -> tuple[Any, dict[str, Any]]:
+        self.mask = self.np_random.random(7) < 0.5
+        self.mask[self.np_random.integers(3)] = self.mask[3 + self.np_random.integers(4)] = True
+        if self.fault == "part" and self.time == 2:
+            self.mask[3:] = False
+        return self.mask.astype(np.float32), {"action_mask": self.mask.copy()}
+
+
 def counter(**kwargs: Any) -> gymnasium.Env:
     """A factory for ``tests.environments.samples:counter``."""
     return Counter(**kwargs)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from redline.environments import EnvironmentConfig, make, probe
+from redline.environments.spaces import random_actions
 from redline.types import Environment, RunError, UserError
 from tests.environments import samples
 
@@ -123,6 +124,17 @@ def test_masks(mask: str, match: str) -> None:
     environment.reset(0)
     with pytest.raises(RunError, match=match):
         play(environment, 3)
+
+
+def test_a_mask_must_leave_something_in_each_part_of_an_action() -> None:
+    environment = make(EnvironmentConfig(samples.MaskedPair, {"fault": "part"}), 1)
+    rng, space = np.random.default_rng(0), environment.spec.action
+    environment.send(random_actions(space, 1, environment.reset(0).action_mask, rng))
+    action = random_actions(space, 1, environment.recv().action_mask, rng)
+    with pytest.raises(
+        RunError, match="number 0 gave an action mask without a legal action for part 1 of it"
+    ):
+        environment.send(action)
 
 
 def test_large_finite_numbers_are_not_refused() -> None:

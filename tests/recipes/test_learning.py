@@ -69,6 +69,15 @@ def test_masked_actions_are_never_taken(recipe: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "copies"), [("ppo", 1), ("a2c", 1), ("impala", 2), ("seed", 2)])
+def test_masks_hold_for_each_part_of_an_action(recipe: str, copies: int, tmp_path: Path) -> None:
+    beside = [f"parallel.copies={copies}", "parallel.runtime=threads"] if copies > 1 else []
+    run = train("tests.environments.samples:MaskedPair", recipe, 12_000, tmp_path, *beside)
+    assert run.steps >= 12_000
+    assert run.evaluate(20).mean_return >= 10  # of 16; by chance about 5
+
+
+@pytest.mark.slow
 def test_dict_observations_and_images_train(tmp_path: Path) -> None:
     small = ["network.core=gru", "network.hidden=[16]", "network.core_size=16"]
     policy = train("redline/Dict-v0", "ppo", 3_000, tmp_path, *small).load()

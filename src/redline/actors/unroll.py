@@ -49,7 +49,7 @@ def unroll_forms(algorithm: Any, network: Any, spec: Spec, length: int, num_envs
         "policy_version": ((2, num_envs), "int64"),
     }
     if spec.action_mask:
-        forms["action_mask"] = ((*rows, int(spec.action.n)), "bool")  # type: ignore[attr-defined]
+        forms["action_mask"] = ((*rows, sum(spec.choices)), "bool")
     if algorithm.experience == "replay":  # bootstraps later, with weights of its own choosing
         forms["final_observation"] = _space_forms(spec.observation, steps)
     return forms

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from redline.environments.spaces import allocate, mask_size
+from redline.environments.spaces import allocate
 from redline.types import Episode, RunError, Spec, Step, Tree, tree_leaves, tree_map
 
 FEW = 16  # numbers
@@ -31,7 +31,7 @@ class Buffers:
     @classmethod
     def allocate(cls, spec: Spec, num_envs: int, array: Array = np.zeros) -> Buffers:
         """Arrays for ``num_envs`` environments; ``array(shape, dtype)`` makes each (zeroed)."""
-        mask = array((num_envs, mask_size(spec.action, spec.name)), np.bool_) if spec.action_mask else None
+        mask = array((num_envs, sum(spec.choices)), np.bool_) if spec.action_mask else None
         return cls(
             observation=allocate(spec.observation, num_envs, array),
             final_observation=allocate(spec.observation, num_envs, array),
@@ -144,8 +144,16 @@ class FiniteCheck:
         raise RunError(f"{where} gave {field} {bad} at its step {self.steps}: {field}s must be finite")
 
 
-def check_mask(name: str, mask: np.ndarray, first: int = 0) -> None:
-    """Refuse a row of bool[B, A] without a legal action; ``first`` numbers the first row."""
-    if not mask.any(axis=1).all():
-        index = first + int(np.flatnonzero(~mask.any(axis=1))[0])
-        raise RunError(f"environment {name!r} number {index} gave an action mask without a legal action")
+def check_mask(name: str, mask: np.ndarray, choices: Sequence[int], first: int = 0) -> None:
+    """Refuse a row of bool[B, A] that leaves nothing to choose in one of the action's parts (``Spec.choices``).
+
+    ``first`` numbers the first row.
+    """
+    starts = [sum(choices[:part]) for part in range(len(choices))]
+    legal = np.logical_or.reduceat(mask, starts, axis=1)  # bool[B, K]
+    if not legal.all():
+        row, part = np.argwhere(~legal)[0].tolist()
+        where = "" if len(choices) == 1 else f" for part {part} of it"
+        raise RunError(
+            f"environment {name!r} number {first + row} gave an action mask without a legal action{where}"
+        )

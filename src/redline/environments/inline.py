@@ -22,10 +22,9 @@ from redline.environments.spaces import (
     canonical_action,
     canonical_observation,
     copy_tree,
-    mask_size,
     without_mask,
 )
-from redline.types import Episode, RunError, Spec, Step, UserError, tree_leaves, tree_map
+from redline.types import Episode, RunError, Spec, Step, UserError, choices_of, tree_leaves, tree_map
 
 
 class EnvironmentCrash(RunError):
@@ -47,7 +46,7 @@ def describe(env: gymnasium.Env, config: EnvironmentConfig) -> Spec:
     observation, action = canonical_observation(space, name), canonical_action(env.action_space, name)
     masked = in_observation or MASK in _first_info(env, name)
     if masked:
-        mask_size(action, name)
+        choices_of(action, name)  # refuses continuous actions
     rules = []
     if config.action_repeat > 1:
         rules.append(f"{config.action_repeat} frames per agent step, rewards summed")
@@ -227,7 +226,7 @@ class Inline:
         if np.count_nonzero(terminated) or np.count_nonzero(truncated):
             self._autoreset(np.flatnonzero(terminated | truncated))
         if buffers.action_mask is not None:
-            check_mask(self.spec.name, buffers.action_mask, self._first)
+            check_mask(self.spec.name, buffers.action_mask, self.spec.choices, self._first)
 
     def recv(self) -> Step:
         """The step that ``send`` made."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from redline.types import RunError, Tree, UserError, tree_map
+from redline.types import RunError, Tree, UserError, choices_of, tree_map
 
 MASK = "action_mask"  # key of a Dict observation, or of ``info``, that marks the legal actions
 
@@ -74,15 +74,6 @@ def without_mask(space: Space) -> tuple[Space, bool]:
     if isinstance(space, spaces.Dict) and MASK in space.spaces:
         return spaces.Dict({key: part for key, part in space.spaces.items() if key != MASK}), True
     return space, False
-
-
-def mask_size(action: Space, name: str) -> int:
-    """Entries of a mask over a canonical action space: A, or all A's of a MultiDiscrete one after another."""
-    if isinstance(action, spaces.Discrete):
-        return int(action.n)
-    if isinstance(action, spaces.MultiDiscrete):
-        return int(action.nvec.sum())
-    raise UserError(f"environment {name!r}: gives an action mask, but its actions are continuous ({action})")
 
 
 def allocate(space: Space, batch: int, array: Any = np.zeros) -> Tree:
@@ -188,7 +179,7 @@ def random_actions(
     if isinstance(space, spaces.Box):
         low, high = np.maximum(space.low, -1.0), np.minimum(space.high, 1.0)
         return rng.uniform(low, np.maximum(low, high), (num_envs, *space.shape)).astype(np.float32)
-    sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else space.nvec.tolist()  # type: ignore[attr-defined]
+    sizes = choices_of(space, "of random actions")
     chances = rng.random((num_envs, sum(sizes))) if mask is None else rng.random(mask.shape) * mask
     parts = [part.argmax(1) for part in np.split(chances, np.cumsum(sizes)[:-1], axis=1)]
     return parts[0] if isinstance(space, spaces.Discrete) else np.stack(parts, 1)

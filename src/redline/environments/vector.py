@@ -19,10 +19,9 @@ from redline.environments.spaces import (
     canonical_action,
     canonical_observation,
     children,
-    mask_size,
     without_mask,
 )
-from redline.types import Episode, RunError, Spec, Step, Tree, UserError
+from redline.types import Episode, RunError, Spec, Step, Tree, UserError, choices_of
 
 
 def autoreset_of(env: VectorEnv, name: str) -> AutoresetMode:
@@ -64,7 +63,7 @@ def describe(env: VectorEnv, config: EnvironmentConfig) -> Spec:
     action = canonical_action(env.single_action_space, name)
     masked = in_observation or MASK in info
     if masked:
-        mask_size(action, name)
+        choices_of(action, name)  # refuses continuous actions
     rules = (f"stepped by {type(env.unwrapped).__name__}",)
     return Spec(name, canonical_observation(observation, name), action, action_mask=masked, rules=rules)
 
@@ -168,7 +167,7 @@ class Vector:
             if mask is None or len(mask) != self.num_envs:
                 raise RunError(f"environment {self.spec.name!r} gave no action mask in this step's info")
             self._buffers.action_mask[:] = np.stack(list(mask)).reshape(self._buffers.action_mask.shape)
-            check_mask(self.spec.name, self._buffers.action_mask)
+            check_mask(self.spec.name, self._buffers.action_mask, self.spec.choices)
 
     def _store_final(self, ended: np.ndarray, info: dict[str, Any]) -> None:
         final = info.get("final_obs")

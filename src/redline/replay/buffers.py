@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from redline.replay import frames
-from redline.replay.storage import action_layout, mask_length
+from redline.replay.storage import action_layout
 from redline.types import ReplayBatch, Spec, tree_map
 
 BUFFERS = 2  # batches that live at once: one being copied to the device while the next is gathered
@@ -51,7 +51,7 @@ def batch_forms(spec: Spec, size: int) -> dict[str, Any]:
     forms |= {name: form((), np.float32) for name in ("reward", "discount", "weight")}
     forms["index"] = form((), np.int64)
     if spec.action_mask:
-        forms["next_action_mask"] = form((mask_length(spec),), bool)
+        forms["next_action_mask"] = form((sum(spec.choices),), bool)
     return forms
 
 

@@ -82,7 +82,7 @@ class Storage:
         self.discount = np.full(places, np.nan, np.float32)  # gamma^span, or 0
         self.span = np.zeros(places, np.uint8)  # rows in the window
         self.end = np.zeros(places, np.uint8)  # GOING, TERMINATED or TRUNCATED
-        self.mask = np.ones((*places, mask_length(spec)), bool) if spec.action_mask else None
+        self.mask = np.ones((*places, sum(spec.choices)), bool) if spec.action_mask else None
 
     def live(self) -> tuple[int, int]:
         """Ids [first, past the last) that can be drawn."""
@@ -303,15 +303,6 @@ def segments(slot: int, length: int, slots: int) -> list[tuple[slice, slice]]:
         cuts.append((slice(done, done + count), slice(slot, slot + count)))
         slot, done = 0, done + count
     return cuts
-
-
-def mask_length(spec: Spec) -> int:
-    """Entries of an action mask: actions of a Discrete space, of all parts in a row for MultiDiscrete."""
-    if isinstance(spec.action, gymnasium.spaces.Discrete):
-        return int(spec.action.n)
-    if isinstance(spec.action, gymnasium.spaces.MultiDiscrete):
-        return int(spec.action.nvec.sum())
-    raise UserError(f"action masks need Discrete or MultiDiscrete actions, not {spec.action}")
 
 
 def check_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
