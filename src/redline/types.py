@@ -66,6 +66,9 @@ class Spec:
         False  # steps on threads of its own, as many as it is given, without the interpreter's lock
     )
     rules: tuple[str, ...] = ()  # one plain sentence each, printed in the run's first lines
+    own: tuple[gymnasium.Space, gymnasium.Space] | None = (
+        None  # (observation, action) spaces as the environment spells them; None: as above
+    )
 
     @property
     def choices(self) -> list[int]:

@@ -168,6 +168,11 @@ USAGE: list[Case] = [
         r"redline: network.core=lstm: dqn .*",
     ),
     Case(
+        "DQN with normalised observations",
+        "train CartPole-v1 --recipe dqn --set network.normalize_observation=true",
+        r"redline: network.normalize_observation=true: dqn learns from replay, .*",
+    ),
+    Case(
         "DQN without replay",
         "train CartPole-v1 --recipe dqn --set replay=null",
         r"redline: dqn needs a replay: .*",

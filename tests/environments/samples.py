@@ -222,3 +222,55 @@ class SlowReset(Counter):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         time.sleep(self.seconds)
         return super().step(action)
+
+
+class SlowStep(SlowReset):
+    """The same; what is seeded 0 raises at its third step, before it has slept."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.breaks = seed == 0
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.breaks and self.time == 2:
+            raise RuntimeError("a crash at once")
+        return super().step(action)
+
+
+class Forgetful(Counter):
+    """Saves its state; what is seeded 0 cannot at its third step."""
+
+    def __init__(self) -> None:
+        super().__init__(100)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.breaks = seed == 0
+        return super().reset(seed=seed)
+
+    def save_state(self) -> dict[str, Any]:
+        if self.breaks and self.time == 3:
+            raise OSError("disk full")
+        return {"time": self.time}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.time = int(state["time"])
+
+
+class OwnSpaces(gymnasium.Env):
+    """Spaces that Redline presents otherwise: a Tuple with a Discrete from 3 on, and actions in a Box of two axes."""
+
+    observation_space = spaces.Tuple([spaces.Discrete(4, start=3), spaces.Box(0.0, 1.0, (2,), np.float32)])
+    action_space = spaces.Box(-0.5, 0.5, (2, 2), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        self.time += 1
+        return self._seen(), 0.0, self.time >= 8, False, {}
+
+    def _seen(self) -> Any:
+        return np.int64(3 + self.time % 4), self.np_random.random(2, np.float32)

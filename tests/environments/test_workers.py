@@ -117,6 +117,36 @@ def test_killed_worker_is_replaced_and_its_episodes_truncated() -> None:
         environment.close()
 
 
+def test_a_crash_costs_no_slower_worker_its_episode() -> None:
+    environment = workers(
+        samples.SlowStep, {"seconds": 0.2}, count=4
+    )  # the first of them raises once, at once
+    try:
+        environment.reset(0)
+        play(environment, 2)
+        after = step(environment)
+        assert after.truncated.tolist() == [True, False, False, False]
+        assert environment.events() == {"crashes": 1, "hangs": 0}
+    finally:
+        environment.close()
+
+
+def test_a_worker_lost_while_it_tells_its_state_shifts_nobodys_answers() -> None:
+    environment = workers(samples.Forgetful)  # the first refuses once to tell its state
+    try:
+        environment.reset(0)
+        play(environment, 3)
+        assert environment.state() is None
+        play(environment, 5)
+        saved = environment.state()
+        assert saved is not None
+        times = [item["own"]["time"] for item in saved["environments"].values()]
+        assert times == environment.observe().observation[:, 1].tolist()
+        assert times[3] == 8
+    finally:
+        environment.close()
+
+
 @pytest.mark.parametrize("fault", ["raise", "exit"])
 def test_crash_in_the_environments_own_code_is_survived(fault: str, tmp_path: Path) -> None:
     environment = workers(samples.Broken, {"fault": fault, "once": str(tmp_path / "once"), "length": 5})

@@ -20,17 +20,21 @@ import redline
 from redline import recipes
 from redline.algorithms.apex import Apex
 from redline.algorithms.dqn import DQN
+from redline.environments import probe
 from redline.environments.cartpole import CartPole
 from redline.ops.exploration import epsilon_ladder
 from redline.replay.storage import GOING, TRUNCATED
 from redline.runs.checkpoint import load_checkpoint, save_checkpoint
 from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
+from redline.runtime.in_process import make_loop as make_in_process
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
+from redline.runtime.plan import resolve
 from redline.runtime.replay_learner import ReplayLearnerLoop
 from redline.runtime.replay_learner.pace import Pace
-from redline.types import UserError
+from redline.runtime.replicas.share import share_parts
+from redline.types import ActInput, UserError
 
 REPLAY = {"prioritized": True, "n_step": 3, "alpha": 0.6}
 
@@ -272,6 +276,44 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path, runtime: str) -> None:
         steps = drive(loop, lambda: loop.intake.total > counted + 2_000, steps + taken)
         assert loop.feeder.replay.produced == loop.intake.total
         assert loop.parts.learner.version > 50
+
+
+@pytest.mark.parametrize("recipe", ["apex", "dqn"])
+def test_a_replay_that_was_not_saved_fills_again_before_it_is_learned_from(recipe: str) -> None:
+    few = {"parallel": {"architecture": "apex"}, "run": {"save_replay": False}}
+    settings = experiment(recipe, algorithm={"learning_starts": 2_000}, **few)
+    with running(settings) as loop:
+        steps = drive(loop, lambda: loop.parts.learner.version >= 20)
+        learner, state = loop.parts.learner.state(), loop.state()
+        assert state["replay"] is None
+        with running(settings) as again:
+            again.parts.learner.load_state(learner)
+            assert not again.load_state(state)
+            before = again.parts.learner.version
+            drive(again, lambda: again.parts.learner.version > before, steps)
+            assert len(again.feeder.replay) >= 2_000
+
+
+def test_the_ladder_goes_on_from_copy_to_copy() -> None:
+    """Where copies act and learn for themselves, they share one ladder of exploration."""
+    settings = experiment(
+        parallel={"architecture": "gorila", "copies": 4},
+        sampler={"num_envs": 8},
+        replay={"prioritized": False},
+    )
+    spec = probe(settings.environment)
+    settings = resolve(settings, spec, 1000)
+    ladder = []
+    for copy in range(4):
+        loop = make_in_process(share_parts(settings, spec, copy, whole=lambda taken: taken))
+        try:
+            x = ActInput(None, None, torch.zeros(2), None, torch.Generator(), 0)  # type: ignore[arg-type]
+            actor = loop.actor  # type: ignore[attr-defined]
+            x = x._replace(first_environment=actor.first_environment, num_environments=actor.num_environments)
+            ladder += loop.parts.algorithm.epsilons(x).tolist()  # type: ignore[attr-defined]
+        finally:
+            loop.close()
+    assert ladder == pytest.approx(epsilon_ladder(0, 8, 8).tolist())
 
 
 def test_slots_enter_the_replay_in_the_order_they_were_filled() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -17,6 +18,8 @@ import torch
 
 from redline import api
 from redline.runs.checkpoint import load_newest
+from redline.runtime.launch import make_loop
+from redline.runtime.parts import Parts, assemble
 
 PPO = ["run.checkpoint_every=1024", "run.log_every=512", "run.tensorboard=false", "algorithm.epochs=4"]
 DQN = [
@@ -104,3 +107,51 @@ def test_killed_and_resumed_equals_undisturbed(case: str, tmp_path: Path) -> Non
     assert left.step == right.step >= steps
     assert torch.equal(left.state["learner"]["weights"], right.state["learner"]["weights"])
     assert metrics(whole.path) == metrics(tmp_path / "killed")
+
+
+def begun(recipe: str, *overrides: str) -> tuple[Parts, Any]:
+    """A loop in this process, and its parts."""
+    alone = ["parallel.architecture=synchronous", "learner.device=cpu", "learner.threads=1", *overrides]
+    parts = assemble(api.make_experiment("CartPole-v1", recipe, overrides=alone))
+    return parts, make_loop(parts)
+
+
+def go_on(loop: Any, steps: int, until: int) -> int:
+    while steps < until:
+        steps += loop.iterate(steps, 0.0, bool)[0]
+    return steps
+
+
+def saved(parts: Parts, loop: Any) -> tuple[Any, Any]:
+    return copy.deepcopy(parts.learner.state()), copy.deepcopy(loop.state())
+
+
+@pytest.mark.parametrize("normalised", ["true", "false"])
+def test_a_target_network_comes_back_with_its_own_statistics(normalised: str) -> None:
+    more = (f"network.normalize_observation={normalised}", "algorithm.target_every=700")
+    parts, loop = begun("n_step_q", *more)
+    steps = go_on(loop, 0, 1000)
+    learner, state = saved(parts, loop)
+    end = go_on(loop, steps, steps + 500)
+    again, other = begun("n_step_q", *more)
+    again.learner.load_state(learner)
+    assert other.load_state(state)
+    assert go_on(other, steps, steps + 500) == end
+    assert torch.equal(parts.learner.flat, again.learner.flat)
+
+
+@pytest.mark.parametrize("recipe", ["dqn", "apex"])
+def test_a_replay_that_was_not_saved_fills_again_before_it_is_learned_from(recipe: str) -> None:
+    more = ("algorithm.learning_starts=600", "run.save_replay=false", "replay.capacity=2000")
+    parts, loop = begun(recipe, *more)
+    steps = go_on(loop, 0, 1200)
+    assert parts.learner.version > 0
+    learner, state = saved(parts, loop)
+    again, other = begun(recipe, *more)
+    again.learner.load_state(learner)
+    assert not other.load_state(state)
+    begin = steps
+    while again.learner.version == learner["version"]:
+        before, steps = steps, go_on(other, steps, steps + 1)
+    assert before - begin >= 600 - 256  # an iteration takes some steps before it looks
+    assert steps - begin >= 600

@@ -21,6 +21,7 @@ from redline import api
 from redline.runs.checkpoint import load_newest
 from redline.runtime.parts import assemble
 from redline.types import Progress, RunError, UserError
+from tests.environments.samples import OwnSpaces
 
 FAST = ["run.tensorboard=false", "algorithm.epochs=2"]
 
@@ -211,3 +212,18 @@ def test_policy_acts_on_single_and_batched_observations_and_refuses_other_shapes
     assert policy.act(np.zeros((3, 4), np.float32)).shape == (3,)
     with pytest.raises(UserError, match=r"observation has shape \[5\]"):
         policy.act(np.zeros(5, np.float32))
+
+
+def test_a_policy_speaks_its_environments_own_spaces(tmp_path: Path) -> None:
+    few = ["algorithm.unroll=16", "sampler.num_envs=2"]
+    run = redline.train(OwnSpaces, "ppo", steps=64, folder=str(tmp_path), overrides=few)
+    policy, environment = run.load(), OwnSpaces()
+    observation, _ = environment.reset(seed=0)
+    for _ in range(40):
+        action = policy.act(observation, explore=True)
+        assert environment.action_space.contains(action), action
+        observation, *_ = environment.step(action)
+    batch = tuple(np.stack([part, part, part]) for part in observation)
+    assert policy.act(batch).shape == (3, 2, 2)
+    with pytest.raises(UserError, match=r"observation is ndarray, .* gives Tuple"):
+        policy.act(np.zeros(3))

@@ -21,13 +21,24 @@ class ReplayActor:
     """Steps one batch of environments. Call ``act``, then ``receive``, in turn."""
 
     def __init__(
-        self, environment: Environment, algorithm: Any, network: Any, *, seed: int, device: str = "cpu"
+        self,
+        environment: Environment,
+        algorithm: Any,
+        network: Any,
+        *,
+        seed: int,
+        device: str = "cpu",
+        first_environment: int = 0,
+        num_environments: int = 0,
     ) -> None:
+        """first_environment, num_environments: see ``ActInput``: this batch's place among all of the run."""
         self.environment, self.algorithm, self.network = environment, algorithm, network
         self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.now = environment.reset(seed)
         self.acted_on: Tree = None
+        self.legal: np.ndarray | None = None  # bool[B, A] in what was acted on
+        self.first_environment, self.num_environments = first_environment, num_environments
         self.action = np.zeros(environment.num_envs, dtype=np.int64)
         self.clock = {"stepping": 0.0, "acting": 0.0}
         self.episodes: list[Episode] = []
@@ -37,10 +48,20 @@ class ReplayActor:
     def act(self, steps: int) -> None:
         """Choose actions and start the step; ``steps`` agent steps of the run are done."""
         begin = time.perf_counter()
-        self.acted_on = tree_map(np.copy, self.now.observation)  # the environment may reuse its arrays
-        observation = self._tensors(self.acted_on)
-        mask = None if self.now.action_mask is None else self._tensors(self.now.action_mask)
-        x = ActInput(observation, None, self._reset, mask, self.generator, steps)
+        # Copies: the environment may reuse its arrays, and does as soon as it steps.
+        self.acted_on = tree_map(np.copy, self.now.observation)
+        self.legal = tree_map(np.copy, self.now.action_mask)
+        observation, mask = self._tensors(self.acted_on), self._tensors(self.legal)
+        x = ActInput(
+            observation,
+            None,
+            self._reset,
+            mask,
+            self.generator,
+            steps,
+            first_environment=self.first_environment,
+            num_environments=self.num_environments,
+        )
         record, _ = self.algorithm.act(self.network, x)
         self.action = record["action"].cpu().numpy()
         chosen = time.perf_counter()
@@ -51,7 +72,6 @@ class ReplayActor:
     def receive(self, add: Add, transform: Callable[[np.ndarray], np.ndarray]) -> None:
         """Wait for the step and hand it to ``add``; ``transform`` makes rewards to learn from of raw ones f32[B]."""
         begin = time.perf_counter()
-        mask = self.now.action_mask
         self.now = self.environment.recv()
         self.clock["stepping"] += time.perf_counter() - begin
         step = self.now
@@ -62,7 +82,7 @@ class ReplayActor:
             step.terminated,
             step.truncated,
             step.final_observation,
-            mask,
+            self.legal,
         )
         self.episodes.extend(step.episodes)
 

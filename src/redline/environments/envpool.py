@@ -137,6 +137,7 @@ def describe(config: EnvironmentConfig) -> Spec:
             frame_stack=1 if atari is None else atari["stack_num"],
             threaded=True,
             rules=tuple(rules),
+            own=(pool.observation_space, pool.action_space),
         )
     finally:
         pool.close()

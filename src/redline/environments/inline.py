@@ -56,7 +56,15 @@ def describe(env: gymnasium.Env, config: EnvironmentConfig) -> Spec:
         rules.append(f"time limit {-(-limit // config.action_repeat)} agent steps, a truncation")
     if isinstance(action, gymnasium.spaces.Box) and action.is_bounded("both"):
         rules.append("actions are clipped to the bounds of the action space")
-    return Spec(name, observation, action, config.action_repeat, action_mask=masked, rules=tuple(rules))
+    return Spec(
+        name,
+        observation,
+        action,
+        config.action_repeat,
+        action_mask=masked,
+        rules=tuple(rules),
+        own=(space, env.action_space),
+    )
 
 
 def _first_info(env: gymnasium.Env, name: str) -> dict[str, Any]:

@@ -167,6 +167,21 @@ class ActionAdapter:
         return own + self._start if self._shifted else own
 
 
+def presented(space: Space, observation: Any) -> Tree:
+    """An environment's own observation, or a batch of them, as Redline presents it (see ``canonical_observation``).
+
+    Raises: KeyError, IndexError or TypeError where it has not the parts that the space has.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        wanted: Any = dict if isinstance(space, spaces.Dict) else tuple | list
+        if not isinstance(observation, wanted):
+            raise TypeError
+        own = (lambda key: key) if isinstance(space, spaces.Dict) else int
+        return {key: presented(part, observation[own(key)]) for key, part in children(space)}
+    values = np.asarray(observation)
+    return values - space.start if isinstance(space, spaces.Discrete) and space.start else values
+
+
 def copy_tree(tree: Tree) -> Tree:
     """A copy of every array."""
     return tree_map(np.copy, tree)

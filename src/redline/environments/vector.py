@@ -55,7 +55,7 @@ def describe(env: VectorEnv, config: EnvironmentConfig) -> Spec:
                 f"environment.{field} does not apply to {name!r}, which is a VectorEnv: set it in the factory"
             )
     autoreset_of(env, name)
-    observation, in_observation = without_mask(env.single_observation_space)
+    space, in_observation = without_mask(env.single_observation_space)
     try:
         _, info = env.reset()
     except Exception as error:
@@ -65,7 +65,8 @@ def describe(env: VectorEnv, config: EnvironmentConfig) -> Spec:
     if masked:
         choices_of(action, name)  # refuses continuous actions
     rules = (f"stepped by {type(env.unwrapped).__name__}",)
-    return Spec(name, canonical_observation(observation, name), action, action_mask=masked, rules=rules)
+    observation, own = canonical_observation(space, name), (space, env.single_action_space)
+    return Spec(name, observation, action, action_mask=masked, rules=rules, own=own)
 
 
 class Vector:

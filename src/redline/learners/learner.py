@@ -271,6 +271,7 @@ class Learner:
             "rewards": self.rewards.state(),
             "version": self.version,
             "target": None if self.target is None else self._target,
+            "target_buffers": None if self.target is None else dict(self.target.named_buffers()),
             "target_steps": self.target_steps,
         }
 
@@ -289,8 +290,9 @@ class Learner:
         if self.target is not None:
             self._target.copy_(state["target"])
             tell(self._watching_target)
-            for mine, theirs in zip(self.target.buffers(), self.network.buffers(), strict=True):
-                mine.copy_(theirs)
+            buffers = state.get("target_buffers") or state["buffers"]  # older checkpoints have no such entry
+            for name, buffer in self.target.named_buffers():
+                buffer.copy_(buffers[name])
             self.target_steps = int(state.get("target_steps", 0))
 
 

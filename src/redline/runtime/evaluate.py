@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from redline import environments, networks
+from redline.environments.spaces import ActionAdapter, presented
 from redline.learners.flat import flatten_parameters
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.types import (
@@ -19,6 +20,7 @@ from redline.types import (
     Step,
     Tree,
     UserError,
+    tree_leaves,
     tree_map,
 )
 
@@ -119,31 +121,37 @@ class Policy:
     def act(
         self, observation: Tree, *, action_mask: np.ndarray | None = None, explore: bool = False
     ) -> np.ndarray:
-        """The action for one observation [...] (or actions for a batch [B, ...]), as the environment takes it."""
+        """The action for one observation [...] (or actions for a batch [B, ...]), as the environment takes it.
+
+        Observations are the environment's own, too: a Tuple as a tuple, a Discrete from its own start.
+        """
+        observation = self._presented(observation)
         single = self._is_single(observation)
         batch = tree_map(lambda x: np.asarray(x)[None] if single else np.asarray(x), observation)
-        mask = (
-            None
-            if action_mask is None
-            else np.asarray(action_mask)[None]
-            if single
-            else np.asarray(action_mask)
-        )
-        size = len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
+        mask = None if action_mask is None else np.asarray(action_mask)[None if single else ...]
+        size = len(next(tree_leaves(batch)))
         if self._player is None or len(self._player.reset) != size:
             self._player = Player(self.algorithm, self.network, size)
         self._player.explore = explore
         action = self._player.act(batch, mask)
+        if self.spec.own is not None:
+            action = ActionAdapter(self.spec.own[1], size)(action)
         return action[0] if single else action
+
+    def _presented(self, observation: Tree) -> Tree:
+        if self.spec.own is None:
+            return observation
+        try:
+            return presented(self.spec.own[0], observation)
+        except (KeyError, IndexError, TypeError):
+            space, given = self.spec.own[0], type(observation).__name__
+            keys = sorted(observation) if isinstance(observation, dict) else given
+            raise UserError(f"observation is {keys}, {self.spec.name} gives {space}") from None
 
     def _is_single(self, observation: Tree) -> bool:
         space: Any = self.spec.observation
         while isinstance(observation, dict):
             key = next(iter(observation))
-            if key not in space.spaces:
-                raise UserError(
-                    f"observation has {key!r}, which {self.spec.name} has not: {sorted(space.spaces)}"
-                )
             observation, space = observation[key], space[key]
         shape, own = np.shape(observation), tuple(space.shape)
         if shape == own:

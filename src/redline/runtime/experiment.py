@@ -105,6 +105,11 @@ def _check_replay(experiment: Experiment, name: str) -> None:
         )
     if experiment.replay is None:
         raise UserError(f"{name} needs a replay: set replay.capacity=100000, or start from recipe dqn")
+    if experiment.network.normalize_observation:
+        raise UserError(
+            f"network.normalize_observation=true: {name} learns from replay, whose observations are not normalised; "
+            "use false, or recipe ppo"
+        )
     if experiment.learner.reward == "normalize":
         raise UserError("learner.reward=normalize would change rewards already in replay: use clip or raw")
 

@@ -177,12 +177,15 @@ class ReplayLoop:
             parts.learner.acting,
             seed=first_seed(experiment.run.seed) + parts.place.first_column,
             device=device,
+            first_environment=parts.place.first_column,
+            num_environments=parts.place.environments or self.num_envs,
         )
         self._transfer = Transfer(parts.learner.device)
         self.together = not experiment.replay.prioritized and parts.learner.device.type == "cpu"
         self.learning = 0.0
         self.last: Metrics = {}
         self._counted: int | None = None  # agent steps of the run when the target network was last thought of
+        self._fill = 1  # transitions that the replay needs before it is learned from
 
     @property
     def clock(self) -> dict[str, float]:
@@ -199,7 +202,8 @@ class ReplayLoop:
             ticks += 1
             counted = steps + ticks * stride + place.head_start
             learner.exchange.pull(learner)
-            due = algorithm.due(counted, stride) if len(self.replay) else 0
+            filled = len(self.replay) > 0 and self.replay.storage.head * self.num_envs >= self._fill
+            due = algorithm.due(counted, stride) if filled else 0
             batches = self._act(before, due)
             after = self._whole(steps, ticks * stride)
             begin = time.perf_counter()
@@ -281,7 +285,9 @@ class ReplayLoop:
         """Restore; False where episodes in progress or the replay could not be."""
         exact = self.actor.load_state(state["actor"])
         self.last = dict(state["last"])
-        if state["replay"] is None:
+        if state["replay"] is None:  # it fills again before it is learned from, with this copy's share
+            whole = self.parts.place.stride or self.num_envs
+            self._fill = max(self.config.learning_starts * self.num_envs // whole, 1)
             return False
         self.replay.load_state(state["replay"])
         if not exact:

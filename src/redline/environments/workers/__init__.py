@@ -89,7 +89,8 @@ class Workers:
         broken: list[tuple[Link, Lost]] = []
         for link in self._links:
             try:
-                link.wait(patient=not broken)
+                # One that hung has used up everybody's time; one that crashed has not.
+                link.wait(patient=not any(lost.hung for _, lost in broken))
             except Lost as lost:
                 broken.append((link, lost))
         buffers = self._shared.slots[self._slot]
@@ -119,10 +120,9 @@ class Workers:
         _check_idle(self._in_flight)
         for link in self._links:
             link.tell("state", self._slot, None)
-        try:
-            parts = [link.answer() for link in self._links]
-        except Lost:
-            return None  # the next step finds the worker lost, and replaces it
+        parts = [
+            _answer_or_none(link) for link in self._links
+        ]  # of all: one unread would be taken for the next
         if any(part is None for part in parts):
             return None
         environments = [item for part in parts for item in part.pop("environments").values()]
@@ -191,6 +191,13 @@ class Workers:
                 reason = None
             except Lost as again:
                 reason = again
+
+
+def _answer_or_none(link: Link) -> Any:
+    try:
+        return link.answer()
+    except Lost:
+        return None  # the next step finds the worker lost, and replaces it
 
 
 def _check_idle(in_flight: bool) -> None:

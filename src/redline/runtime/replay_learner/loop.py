@@ -209,10 +209,11 @@ class ReplayLearnerLoop:
             saved is not None and bool(self.muster.crew.ask(actor, "load_state", saved, timeout=START))
             for actor, saved in enumerate(state["actors"])
         ]
+        self.pace.load_state(state["pace"])
         if state["replay"] is None:
+            self.pace.emptied()
             return False
         self.feeder.load_state(state["replay"])
-        self.pace.load_state(state["pace"])
         for actor, exact in enumerate(restored):
             if not exact:
                 self.feeder.break_episodes(actor)
