@@ -89,7 +89,7 @@ def test_what_cannot_be_is_refused_in_one_line(text: str, words: str) -> None:
 def test_cores_change_the_machine_and_leave_the_costs() -> None:
     costs, machine = WhatIf(text="cores=4", cores=4, price=2.0).apply(COSTS, MACHINE)
     assert (machine.cores, machine.price, machine.clock) == (4, 2.0, MACHINE.clock)
-    assert costs == replace(COSTS, machine=machine)
+    assert costs == replace(COSTS, machine=machine, cores=MACHINE.cores)
     assert uncertainty(OPTION, costs) == 0.0
 
 
@@ -107,7 +107,7 @@ def test_a_network_is_kept_and_said_to_change_nothing() -> None:
     costs, machine = parse_what_if("network=10Gb").apply(COSTS, MACHINE)
     assert machine.network == pytest.approx(1.25e9)
     assert [note for note in costs.notes if "network" in note]
-    assert replace(costs, notes=COSTS.notes, machine=COSTS.machine) == COSTS
+    assert replace(costs, notes=COSTS.notes, machine=COSTS.machine, cores=0) == COSTS
 
 
 def test_a_clock_scales_what_cores_do_and_not_what_is_waited_for() -> None:

@@ -12,8 +12,18 @@ from rich.text import Text
 
 from redline import api
 from redline.cli.commands import Plan, Train
-from redline.planner.explaining.telling import HEAD, answer, as_data, describe, footnotes, setting, table
+from redline.planner.explaining.telling import (
+    HEAD,
+    answer,
+    as_data,
+    describe,
+    footnotes,
+    setting,
+    table,
+    word,
+)
 from redline.planner.machines import load_machine, parse_what_if, save_machine
+from redline.planner.profiles import rated
 from redline.reports.plan import PLAN, write_plan
 from redline.types import RunError
 
@@ -28,8 +38,10 @@ def plan(command: Plan) -> int:
     overrides = list(command.settings)
     if command.architecture is not None:
         overrides.append(f"parallel.architecture={command.architecture}")
+    if command.steps is not None:
+        overrides.append(f"run.steps={command.steps}")
     experiment = api.make_experiment(command.environment, command.recipe, overrides=overrides)
-    steps = command.steps or experiment.run.steps
+    steps = experiment.run.steps
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     found = api.plan(
         command.environment,
@@ -53,11 +65,14 @@ def plan(command: Plan) -> int:
     if command.json is not None:
         _write(Path(command.json), json.dumps(data, indent=1, default=str) + "\n")
     if command.save_machine is not None:
-        print(f"machine: {save_machine(found.machine, command.save_machine)}")
+        print(f"machine: {save_machine(rated(found.machine, found.costs), command.save_machine)}")
     print(f"page: {write_plan(data, command.html or Path(command.folder) / PLAN)}")
     if not what_if and machine is None:
         recipe = f" --recipe {command.recipe}" if command.recipe else ""
-        print(f"next: redline train {command.environment}{recipe} {describe(found.best.option)}")
+        own = [f"--set {word(each)}" for each in command.settings]
+        own += [] if command.steps is None else [f"--steps {command.steps}"]
+        words = [f"redline train {command.environment}{recipe}", *own, describe(found.best.option)]
+        print(f"next: {' '.join(words)}")
     return 0
 
 
@@ -83,7 +98,11 @@ def planned(command: Train) -> list[str]:
     if steps / rate < SHORT:
         return []
     console.print(_shown("planning first (a minute or two; --no-plan starts at once)"), style="dim")
-    found = api.plan(command.environment, report=lambda text: console.print(_shown(text), style="dim"))
+    found = api.plan(
+        command.environment,
+        overrides=[f"run.steps={steps}"],
+        report=lambda text: console.print(_shown(text), style="dim"),
+    )
     console.print(_shown(answer(found, api.explain(found), steps)[0]))
     return [f"{key}={setting(value)}" for key, value in found.best.option.settings.items()]
 

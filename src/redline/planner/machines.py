@@ -20,7 +20,7 @@ import yaml
 from redline.planner.costs import GPU, Curve, Machine, Work
 from redline.planner.measured import Costs
 from redline.planner.options import Option
-from redline.planner.profiles import PUBLISHED, published, same, with_gpu, without_gpu
+from redline.planner.profiles import PUBLISHED, kind, published, same, with_gpu, without_gpu
 from redline.types import RunError, UserError
 
 EXAMPLE = "cores=64, gpu=h100x2, env=3x slower"
@@ -103,7 +103,7 @@ def carried_over(costs: Costs, machine: Machine) -> Costs:
         costs = with_gpu(costs, machine.gpus)
     if machine.cores > here.cores:
         costs = _of_more_threads(costs, machine.cores)
-    return replace(costs, machine=machine)
+    return replace(costs, machine=machine, cores=costs.cores_measured)
 
 
 def uncertainty(option: Option, costs: Costs) -> float:
@@ -203,8 +203,10 @@ def _gpu_of(data: Any, path: Path) -> GPU | None:
     count = values.get("count", 1)
     if not 1 <= count <= MOST_GPUS:
         raise UserError(f"--machine {path}: gpus.count must be 1 to {MOST_GPUS:,}, got {count}")
-    if values["name"] in PUBLISHED:
-        return replace(published(values["name"]), **values)
+    given = {key: value for key, value in values.items() if value}  # a driver does not tell rates: 0
+    known = kind(GPU(values["name"]))
+    if known is not None:
+        return replace(published(known), **given)
     if not values.get("tflops"):
         near = difflib.get_close_matches(values["name"].lower(), PUBLISHED, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -212,7 +214,7 @@ def _gpu_of(data: Any, path: Path) -> GPU | None:
             f"--machine {path}: gpus.tflops is missing, and '{values['name']}' has no published profile: {hint}"
             f"give its dense bf16 TFLOP/s, or one of {', '.join(PUBLISHED)}"
         )
-    return GPU(**values)
+    return GPU(**given)
 
 
 def _numbers(data: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
@@ -342,6 +344,8 @@ def _at_clock(costs: Costs, factor: float) -> Costs:
         record=costs.record.scaled(factor),
         hand={runtime: seconds * factor for runtime, seconds in costs.hand.items()},
         publish=costs.publish * factor,
+        between=costs.between * factor,
+        between_gpu=None if costs.between_gpu is None else costs.between_gpu * factor,
         serve={runtime: curve.scaled(factor) for runtime, curve in costs.serve.items()},
         request=costs.request * factor,
         exchange={name: seconds * factor for name, seconds in costs.exchange.items()},

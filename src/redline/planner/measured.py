@@ -18,7 +18,7 @@ class Costs:
     environment: str
     recipe: str
     algorithm: str
-    machine: Machine  # on which they were measured
+    machine: Machine  # on which they were measured, or to which they were carried over (see ``cores``)
     parameters: int
     observation_bytes: int  # of one environment's observation
     batch: (
@@ -75,6 +75,12 @@ class Costs:
     estimated: dict[str, float] = field(default_factory=dict)
     # place, or "cpu" or "environment" -> relative error of what was reckoned rather than measured
     notes: tuple[str, ...] = ()  # what the probe was not sure of
+    cores: int = 0  # of the machine on which they were measured; 0: those of ``machine``
+
+    @property
+    def cores_measured(self) -> int:
+        """Cores of the machine on which they were measured."""
+        return self.cores or self.machine.cores
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

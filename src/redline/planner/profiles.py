@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 
-from redline.planner.costs import GPU, Curve
+from redline.planner.costs import GPU, Curve, Machine
 from redline.planner.measured import Costs
 from redline.types import UserError
 
@@ -133,7 +133,8 @@ def with_gpu(costs: Costs, gpu: GPU) -> Costs:
         }
         for place, rate in rates.items()
     }
-    notes = [f"{gpu.name}: not measured; from published rates, to within a factor of two"]
+    told = "rates that another network reached on it" if gpu.measured and gpu.tflops else "published rates"
+    notes = [f"{gpu.name}: not measured; from {told}, to within a factor of two"]
     if not costs.flops:
         notes.append(
             "the network's FLOPs were not counted: taken as two per parameter, too few for convolutions"
@@ -147,6 +148,25 @@ def with_gpu(costs: Costs, gpu: GPU) -> Costs:
         estimated={**costs.estimated, **dict.fromkeys(rates, ERROR)},
         notes=(*costs.notes, *notes),
     )
+
+
+def rated(machine: Machine, costs: Costs) -> Machine:
+    """The machine, its GPU with the rates that the network of ``costs`` was seen to reach on it, where it was seen.
+
+    So that a file of it tells more than the data sheet: what other networks will do there is reckoned from them.
+    """
+    gpu, flops = machine.gpus, costs.flops or 2.0 * costs.parameters
+    place = next((each for each in ("cuda bf16", "cuda fp32") if each in costs.train), None)
+    if gpu is None or not gpu.measured or place is None or place in costs.estimated:
+        return machine
+    (first, seconds), *_ = costs.train[place].points
+    (x0, y0), (x1, y1) = costs.train[place].points[-2:]
+    if y1 <= y0:
+        return machine  # launching is all that it takes
+    rate = BACKWARD_FLOPS * flops * (x1 - x0) / (y1 - y0)
+    unit = speeds(replace(gpu, tflops=1.0))[place]  # proportional to the rate given
+    launch = max(seconds - first * (y1 - y0) / (x1 - x0), 0.0) / (BACKWARD * max(costs.kernels, KERNELS))
+    return replace(machine, gpus=replace(gpu, tflops=rate / unit, launch=launch))
 
 
 def without_gpu(costs: Costs) -> Costs:

@@ -47,7 +47,7 @@ def spread(step: Work, costs: Costs, cores: int, environments: float) -> Work:
     width = max(min(cores, int(environments)), 1)
     if not costs.threaded or width == 1:
         return step
-    lost = waiting(width, min(costs.machine.cores, costs.envs), costs.together)
+    lost = waiting(width, min(costs.cores_measured, costs.envs), costs.together)
     return replace(step, width=max(width / lost, 1.0))
 
 
@@ -214,6 +214,14 @@ def _logarithm(copies: int, fewest: int, most: int) -> float:
     return min(max(math.log(copies / fewest) / math.log(most / fewest), 0.0), 1.0)
 
 
+def _crowding(copies: int, costs: Costs) -> float:
+    """How far a server's workers are from two, or as many as cores, to the crowd that was measured: 0 to 1."""
+    fewest = max(costs.machine.cores, 2)
+    if costs.envs > fewest:
+        return _logarithm(copies, fewest, costs.envs)
+    return 1.0 if copies >= costs.envs and fewest <= max(costs.cores_measured, 2) else 0.0
+
+
 def side_by_side(costs: Costs, runtime: str) -> float:
     """How much longer stepping takes beside stepping, by what actors in processes of their own were seen to: caches and
     memory. Of environments that need one interpreter a server tells by itself."""
@@ -238,8 +246,7 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     pace = costs.drag.get(f"{option.runtime} served step", 1.0) if option.queue == 0 else 1.0
     many = costs.drag.get(f"{option.runtime} served crowd")
     if many is not None:
-        fewest = max(costs.machine.cores, 2)
-        pace += (many - pace) * _logarithm(option.copies, fewest, costs.envs)
+        pace += (many - pace) * _crowding(option.copies, costs)
     return replace(
         base,
         step=step.scaled(pace),

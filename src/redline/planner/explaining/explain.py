@@ -116,7 +116,9 @@ def where_time_goes(option: Option, costs: Costs, prediction: Prediction) -> Whe
     whole = learning(replace(option, threads=1), costs)
     samples = 1.0 if prediction.replay_ratio is None else prediction.replay_ratio
     learn = samples * (whole.core + whole.gpu) / costs.batch
-    shared = samples * (costs.publish + costs.exchange.get(option.architecture, 0.0)) / costs.batch
+    # Every copy shares a gradient at each of a batch's updates.
+    exchanged = costs.exchange.get(option.architecture, 0.0) * option.copies * max(costs.updates, 1.0)
+    shared = samples * (costs.publish + exchanged) / costs.batch
     seconds = {
         "stepping": step.core / together,
         "acting": (pass_.core + pass_.gpu) / batch - costs.record.at(batch) / batch,

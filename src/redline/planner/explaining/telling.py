@@ -290,7 +290,7 @@ def describe(option: Option) -> str:
     """How to train by this plan: the options of ``redline train`` that make it."""
     own = {"parallel.architecture": option.architecture, "parallel.runtime": option.runtime}
     return " ".join(
-        f"--set {_word(f'{key}={setting(value)}')}" for key, value in (own | option.settings).items()
+        f"--set {word(f'{key}={setting(value)}')}" for key, value in (own | option.settings).items()
     )
 
 
@@ -299,6 +299,6 @@ def setting(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
     """As one word of a shell."""
     return text if re.fullmatch(r"[\w.,/+=-]+", text) else f"'{text}'"

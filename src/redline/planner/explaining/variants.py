@@ -63,6 +63,8 @@ def grown(option: Option, number: int, *, shorter: bool = False) -> Option | Non
     """
     axis = _axis(option)
     if axis == "shards":
+        if option.ratio is not None and number > 1:
+            return None  # a loop that learns from replay has one actor
         return replace(option, shards=number) if number <= option.environments // option.groups else None
     if axis == "workers":
         return replace(option, workers=number) if number <= option.environments else None

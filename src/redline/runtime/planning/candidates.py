@@ -5,7 +5,7 @@ What learning depends on stays as the recipe has it: samples in a batch, the rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from redline.architectures.model import lag_bound
 from redline.planner.costs import Machine
 from redline.planner.measured import Costs
 from redline.planner.options import Option
-from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
+from redline.runtime.experiment import ALGORITHMS, Experiment, make_algorithm, uses_replay
 from redline.runtime.plan import OUTSIDE, parallelism
+from redline.runtime.replicas.share import check_shares
 from redline.types import Spec, UserError
 
 ASYNCHRONOUS = (
@@ -25,6 +26,7 @@ ASYNCHRONOUS = (
 )  # each copy learns from a batch of its own: another recipe's choice
 SHORTEST = 5  # time steps of an unroll: shorter ones bootstrap from a value at almost every step
 PROCESS = 350 * 2**20  # bytes of a process with torch in it
+MOST_THREADS = 16  # of a learner: more share out too little
 WORKER = 60 * 2**20  # bytes of one without
 
 
@@ -106,7 +108,7 @@ def _of(name: str, search: Search) -> Iterator[Option]:
     for envs, unroll in search.sizes():
         for copies in _copies(name, envs, search):
             for runtime in _runtimes(search):
-                for act_on, learn_on in _places(search, acts_on_gpu=name == "seed"):
+                for act_on, learn_on in _places(search, acts_on_gpu=acts_where_it_learns(name)):
                     queue = search.experiment.parallel.queue
                     yield Option(
                         architecture=name,
@@ -131,11 +133,13 @@ def _loops(search: Search) -> Iterator[Option]:
                 continue  # one loop has one device
             base = Option("synchronous", "in_process", 1, envs, unroll, act_on=act_on, learn_on=learn_on)
             base = replace(base, ratio=search.ratio)
-            threads = _numbers(cores, among=search.costs.learn.get(learn_on, {1: 0.0}))
+            threads = _numbers(min(cores, MOST_THREADS), *search.costs.learn.get(learn_on, {1: 0.0}))
             for learners in threads if learn_on == cpu else [1]:
                 here = 1 if _pay(search, envs) else 0  # left open, workers would be started by themselves
                 for shards in [1] if search.replays or act_on != cpu else _numbers(min(cores, envs)):
-                    yield replace(base, threads=learners, shards=shards, workers=here)
+                    # On a GPU one group steps while it acts for the other.
+                    for groups in (1, 2) if act_on != cpu and envs >= 2 and not search.replays else (1,):
+                        yield replace(base, threads=learners, shards=shards, workers=here, groups=groups)
                 if here:
                     for workers in sorted({min(cores, envs), envs}):
                         for groups in (1, 2) if envs >= 2 and not search.replays else (1,):
@@ -157,10 +161,8 @@ def _copies(name: str, envs: int, search: Search) -> list[int]:
     return [n for n in _numbers(most, cores - 1) if n >= least and envs % n == 0]
 
 
-def _numbers(most: int, *also: int, among: Iterable[int] = ()) -> list[int]:
-    """1, 2, 4, ... with ``most`` and others; where ``among`` is given, those of it."""
-    if among:
-        return sorted({n for n in among if n <= most} or {1})
+def _numbers(most: int, *also: int) -> list[int]:
+    """1, 2, 4, ... with ``most`` and others."""
     powers = {2**power for power in range(most.bit_length())}
     return sorted(n for n in powers | {most, *also} if 1 <= n <= most)
 
@@ -170,23 +172,34 @@ def _runtimes(search: Search) -> list[str]:
     return [asked] if asked in ("threads", "processes") else ["threads", "processes"]
 
 
+def acts_where_it_learns(name: str) -> bool:
+    """Whether actions are chosen on the learner's device: by a loop, by copies that learn, by an inference server."""
+    return name in ("synchronous", "seed") or find(name).shares_gradients
+
+
 def _cpu(search: Search) -> str:
     return next(place for place in search.costs.learn if place.startswith("cpu"))
 
 
 def _places(search: Search, *, acts_on_gpu: bool) -> list[tuple[str, str]]:
     """(where actions are chosen, where gradients are computed)."""
-    cpu = _cpu(search)
-    found = [(cpu, cpu)]
-    if search.machine.gpus is not None:
+    cpu, asked = _cpu(search), search.experiment.learner
+    found = [(cpu, cpu)] if not asked.device.startswith("cuda") else []
+    if search.machine.gpus is not None and asked.device != "cpu":
         cuda = [place for place in search.costs.learn if place.startswith("cuda")]
+        if asked.precision != "auto":
+            cuda = [place for place in cuda if place.endswith(asked.precision)]
         found += [(place if acts_on_gpu else cpu, place) for place in cuda]
     return found
 
 
 def _complete(option: Option, search: Search) -> Option:
     """With queue, lag bound, memory and settings. Raises: UserError where it cannot run."""
-    configured = parallelism(configure(search.experiment, option), search.spec, search.machine.cores)
+    made = configure(search.experiment, option)
+    configured = parallelism(made, search.spec, search.machine.cores)
+    make_algorithm(made, search.spec)  # refuses, for one, more minibatches than there are environments
+    if find(option.architecture).shares_gradients:
+        check_shares(replace(made, parallel=configured), search.spec)
     queue = 0 if option.architecture == "synchronous" else int(configured.queue or 0)
     architecture = find(option.architecture).sized(option.copies, queue)
     unroll = option.unroll
@@ -207,8 +220,10 @@ def _memory(option: Option, search: Search) -> int:
     if search.replays and experiment.replay is not None:
         stack = max(search.spec.frame_stack, 1)
         replay = min(experiment.replay.capacity, experiment.run.steps) * (observation // stack)
-    processes = 1 + (option.copies if option.runtime == "processes" and option.architecture != "seed" else 0)
-    return PROCESS * processes + WORKER * option.workers + slots + replay + 16 * search.costs.parameters
+    apart, served = option.runtime == "processes", option.architecture == "seed"
+    processes = 1 + ((1 if served else option.copies) if apart else 0)
+    workers = option.copies if served and apart else option.workers
+    return PROCESS * processes + WORKER * workers + slots + replay + 16 * search.costs.parameters
 
 
 def configure(experiment: Experiment, option: Option) -> Experiment:
@@ -234,11 +249,20 @@ def configure(experiment: Experiment, option: Option) -> Experiment:
             architecture=option.architecture,
             runtime="auto" if option.architecture == "synchronous" else option.runtime,  # type: ignore[arg-type]
             copies=option.copies,
+            batch=_batch(experiment, option),
             queue=None if option.queue < 0 else option.queue,
             servers=option.servers if option.architecture in ASYNCHRONOUS else 0,
             replay_ratio=experiment.parallel.replay_ratio,
         ),
     )
+
+
+def _batch(experiment: Experiment, option: Option) -> int:
+    """Unrolls that a batch takes: the share of all that the recipe has it take, if it says so."""
+    parallel = experiment.parallel
+    if not parallel.batch or not parallel.copies or option.architecture != parallel.architecture:
+        return 0
+    return max(round(parallel.batch * option.copies / parallel.copies), 1)
 
 
 def settings_of(option: Option, search: Search) -> dict[str, Any]:

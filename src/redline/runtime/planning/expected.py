@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from redline.planner.choose import predict
@@ -9,6 +10,7 @@ from redline.planner.costs import Prediction
 from redline.planner.options import Option
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.runtime.planning import cache
+from redline.runtime.planning.candidates import acts_where_it_learns
 from redline.runtime.planning.machine import this_machine
 
 
@@ -26,7 +28,7 @@ def option_of(experiment: Experiment) -> Option:
     if parallel.architecture == "apex":
         unroll = max(parallel.slot, 1)
     place = "cpu" if learner.device == "cpu" else "cuda"
-    acts_on_gpu = parallel.architecture in ("synchronous", "seed")
+    acts_on_gpu = acts_where_it_learns(parallel.architecture)
     return Option(
         architecture=parallel.architecture,
         runtime=parallel.runtime,
@@ -49,13 +51,16 @@ def option_of(experiment: Experiment) -> Option:
 def expectation(experiment: Experiment) -> Prediction | None:
     """What the model says of a run whose automatic choices are made; None where its pieces were never measured."""
     machine = this_machine()
-    costs = cache.load(cache.key_of(experiment, machine))
-    if costs is None:
-        return None
     option = option_of(experiment)
-    if option.learn_on not in costs.learn or (option.act_on not in costs.act):
-        return None
-    try:
-        return predict(option, costs, machine)
-    except (KeyError, ValueError):  # an arrangement that the model knows nothing of: the run goes on without
-        return None
+    for costs in cache.known(experiment, machine):
+        if not option.act_on.startswith("cuda"):  # actors on the CPU compute as was found best there
+            option = replace(option, act_on=next(place for place in costs.learn if place.startswith("cpu")))
+        if option.learn_on in costs.learn and option.act_on in costs.act:
+            try:
+                return predict(option, costs, machine)
+            except (
+                KeyError,
+                ValueError,
+            ):  # an arrangement that the model knows nothing of: it goes on without
+                return None
+    return None

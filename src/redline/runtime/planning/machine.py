@@ -24,8 +24,15 @@ def this_machine() -> Machine:
     return Machine(name, usable_cores(), clock=clock, memory=memory, gpus=gpus)
 
 
+MOST = "/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"  # kHz
+
+
 def _processor() -> tuple[str, float]:
-    """The processor's name and its clock in GHz to a tenth; 0 where it is not told."""
+    """The processor's name and its clock in GHz to a tenth; 0 where it is not told.
+
+    The clock is the highest, where that is told: what ``cpu MHz`` tells is of this moment, and changes by the second
+    where cores may rest.
+    """
     told: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -35,7 +42,11 @@ def _processor() -> tuple[str, float]:
     except OSError:
         pass
     try:
-        clock = round(float(told.get("cpu MHz", 0.0)) / 1000, 1)
-    except ValueError:
-        clock = 0.0
+        with open(MOST, encoding="ascii") as file:
+            clock = round(float(file.read()) / 1e6, 1)
+    except (OSError, ValueError):
+        try:
+            clock = round(float(told.get("cpu MHz", 0.0)) / 1000, 1)
+        except ValueError:
+            clock = 0.0
     return told.get("model name") or platform.processor() or platform.machine(), clock

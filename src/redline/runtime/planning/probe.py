@@ -209,6 +209,7 @@ class _Probe:
         if unroll is None:
             return *self._update(parts), 1.0
         before = parts.learner.version
+        parts.learner.set_progress(0.0, 1)  # some algorithms want to know that the run has begun
         parts.algorithm.update(parts.learner, Transfer(parts.learner.device)(unroll), 0.0)
         updates = float(parts.learner.version - before)
         seconds = self.budget.learn if parts.learner.device.type == "cpu" else self.budget.gpu
