@@ -81,8 +81,12 @@ def test_everything_asked_for_reaches_the_planner(
     asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "plan CartPole-v1 --architecture impala --set algorithm.gamma=0.98 --recipe impala --fresh --no-verify"
-    output([*words.split(), "--html", "there/p.html"], capsys)
-    assert asked["overrides"] == ["algorithm.gamma=0.98", "parallel.architecture=impala"]
+    words += " --steps 300000 --set network.hidden=[32,32]"
+    shown = output([*words.split(), "--html", "there/p.html"], capsys)
+    own = ["algorithm.gamma=0.98", "network.hidden=[32,32]"]
+    assert asked["overrides"] == [*own, "parallel.architecture=impala", "run.steps=300000"]
+    said = "--set algorithm.gamma=0.98 --set 'network.hidden=[32,32]' --steps 300000 --set parallel"
+    assert f"next: redline train CartPole-v1 --recipe impala {said}" in shown
     assert (asked["verify"], asked["fresh"]) == (False, True)
     assert (tmp_path / "there" / "p.html").is_file()
     assert not (tmp_path / "runs").exists()

@@ -147,6 +147,7 @@ def test_a_loop_gets_threads_or_processes_as_far_as_it_has_environments() -> Non
     loop = replace(OPTION, architecture="synchronous", runtime="in_process", copies=1, groups=2)
     assert grown(loop, 3) == replace(loop, shards=3)
     assert grown(loop, 9) is None  # two groups of 16 environments
+    assert grown(replace(loop, ratio=8.0), 2) is None  # from replay it learns with one actor
     stepped = replace(loop, workers=4)
     assert grown(stepped, 16) == replace(stepped, workers=16)
     assert grown(stepped, 17) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from redline.planner.costs import GPU, Machine, Work
+from redline.planner.costs import GPU, Curve, Machine, Work
 from redline.planner.machines import (
     WhatIf,
     carried_over,
@@ -29,7 +29,9 @@ from redline.planner.profiles import (
     TENSOR_EFFICIENCY,
     kind,
     published,
+    rated,
     sample_passes,
+    with_gpu,
 )
 from redline.types import RunError, UserError
 from tests.planner.sample import COSTS, MACHINE, OPTION
@@ -111,7 +113,7 @@ def test_a_network_is_kept_and_said_to_change_nothing() -> None:
 
 
 def test_a_clock_scales_what_cores_do_and_not_what_is_waited_for() -> None:
-    before = replace(COSTS, step={1: Work(core=1e-3, wait=5e-3)}, exchange={"a3c": 1e-3})
+    before = replace(COSTS, step={1: Work(core=1e-3, wait=5e-3)}, exchange={"a3c": 1e-3}, between=3e-3)
     costs, machine = parse_what_if("clock=1.5").apply(before, MACHINE)
     assert machine.clock == 1.5
     assert costs.step[1].core == pytest.approx(2e-3)
@@ -119,6 +121,7 @@ def test_a_clock_scales_what_cores_do_and_not_what_is_waited_for() -> None:
     assert costs.act["cpu fp32"].at(16) == pytest.approx(2 * before.act["cpu fp32"].at(16))
     assert costs.learn["cpu fp32"][2] == pytest.approx(2 * before.learn["cpu fp32"][2])
     assert costs.exchange["a3c"] == pytest.approx(2e-3)
+    assert costs.between == pytest.approx(6e-3)
     assert uncertainty(OPTION, costs) > 0
     again = carried_over(costs, machine)  # they hold for that machine now: nothing is scaled twice
     assert again.learn == costs.learn
@@ -242,6 +245,27 @@ def test_a_machine_goes_through_a_file(tmp_path: Path, suffix: str) -> None:
     machine = Machine("big", 64, 3.5, 256 * 10**9, published("h100", 2), 1.25e9, 4.0)
     assert load_machine(save_machine(machine, tmp_path / "deep" / f"m.{suffix}")) == machine
     assert load_machine(save_machine(MACHINE, tmp_path / f"n.{suffix}")) == MACHINE
+
+
+def test_a_machine_with_a_gpu_of_its_own_goes_through_a_file(tmp_path: Path) -> None:
+    """The driver tells its name and memory, and no rates: those are published, or what a network reached there."""
+    gpu = GPU("NVIDIA H200", memory=150 * 10**9, measured=True)
+    here = Machine("box", 16, gpus=gpu)
+    back = load_machine(save_machine(here, tmp_path / "box.yaml")).gpus
+    assert back is not None
+    assert (back.name, back.memory, back.tflops) == ("NVIDIA H200", gpu.memory, published("h200").tflops)
+    slow = Curve.of([(1, 2e-3), (512, 4e-3), (2048, 10e-3)])
+    seen = replace(COSTS, machine=here, train=COSTS.train | {"cuda bf16": slow})
+    for name in ("NVIDIA H200", "NVIDIA L40S"):  # one of them with no published profile
+        machine = replace(here, gpus=replace(gpu, name=name))
+        saved = load_machine(save_machine(rated(machine, seen), tmp_path / f"{name}.yaml")).gpus
+        assert saved is not None
+        there = with_gpu(COSTS, saved)
+        more = there.train["cuda bf16"].at(2048) - there.train["cuda bf16"].at(512)
+        assert more == pytest.approx(6e-3)
+        assert "another network" in there.notes[0]
+    assert rated(here, COSTS) == here  # no GPU was seen at work
+    assert rated(here, with_gpu(COSTS, published("h200"))) == here  # nor was this one: it was reckoned
 
 
 def test_a_short_machine_file_is_enough(tmp_path: Path) -> None:

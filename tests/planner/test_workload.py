@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from redline.planner.costs import GPU, Curve, Machine, Work
+from redline.planner.machines import carried_over
 from redline.planner.options import Option
 from redline.planner.workload import spread, workload
 from tests.planner.sample import COSTS
@@ -163,3 +164,26 @@ def test_the_more_workers_wait_the_more_it_goes_as_a_crowd_did(copies: int, long
     option = Option("seed", "threads", copies, 1, 20, queue=1)
     load, plain = (workload(option, each, each.machine) for each in (costs, replace(costs, drag={})))
     assert load.step.alone == pytest.approx(longer * plain.step.alone)
+
+
+@pytest.mark.parametrize("cores", [2, 8, 64])
+def test_a_crowd_that_was_measured_is_no_crowd_where_each_has_a_core(cores: int) -> None:
+    waits = replace(COSTS, machine=Machine("here", 2), envs=8, drag={"threads served crowd": 3.0})
+    there = carried_over(waits, Machine("there", cores))
+    option = Option("seed", "threads", 8, 1, 20, queue=1)
+    paced, plain = (workload(option, each, there.machine) for each in (there, replace(there, drag={})))
+    assert paced.step.core / plain.step.core == pytest.approx(3.0 if cores == 2 else 1.0)
+
+
+def test_a_crowd_of_two_is_one() -> None:
+    seen = replace(COSTS, machine=Machine("here", 2), envs=2, drag={"threads served crowd": 3.0})
+    option = Option("seed", "threads", 2, 1, 20, queue=1)
+    paced, plain = (workload(option, each, each.machine) for each in (seen, replace(seen, drag={})))
+    assert paced.step.core == pytest.approx(3.0 * plain.step.core)
+
+
+@pytest.mark.parametrize("cores", [2, 64])
+def test_what_threads_lose_together_is_as_it_was_measured_on_any_number_of_cores(cores: int) -> None:
+    costs = replace(ON_BIG, envs=32, together=2.0)  # measured on 16 cores
+    there = carried_over(costs, Machine("there", cores))
+    assert spread(STEP, there, 2, 8).width == pytest.approx(spread(STEP, costs, 2, 8).width)

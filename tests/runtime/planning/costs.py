@@ -16,7 +16,7 @@ def costs_for(experiment: Experiment, *, step: float = 100e-6, wait: float = 0.0
     algorithm: Any = experiment.algorithm
     envs = experiment.sampler.num_envs
     batch = algorithm.batch if uses_replay(experiment) else envs * algorithm.unroll
-    counts = (1, envs, 4 * envs)
+    counts = sorted({1, envs, 4 * envs})
     passes = Curve.of([(1, 200e-6), (64, 400e-6), (512, 2e-3)])
     return Costs(
         environment="CartPole-v1",

@@ -11,12 +11,14 @@ from redline import api, environments
 from redline.architectures.compatible import refusal
 from redline.planner.costs import Machine
 from redline.planner.options import Option
+from redline.planner.profiles import published, with_gpu
 from redline.planner.workload import architecture_of, workload
 from redline.recipes.config import override
 from redline.runtime.experiment import ALGORITHMS, Experiment, make_algorithm
 from redline.runtime.plan import resolve
 from redline.runtime.planning.candidates import ASYNCHRONOUS, Search, configure, options
 from redline.runtime.planning.expected import option_of
+from redline.runtime.replicas.share import check_shares
 from tests.runtime.planning.costs import MACHINE, costs_for
 
 
@@ -132,3 +134,53 @@ def test_workloads_share_a_batch_out() -> None:
     whole = workload(one, search.costs, MACHINE).learn.core
     part = workload(four, search.costs, MACHINE).learn.core
     assert whole / 4 < part < whole
+
+
+@pytest.mark.parametrize("recipe", ["ppo_lstm", "ppo", "dqn"])
+def test_every_plan_of_a_large_machine_can_be_trained(recipe: str) -> None:
+    """Each copy's share, too: not more minibatches than it has environments."""
+    search = search_of(recipe, machine=replace(MACHINE, cores=16))
+    for option in options(search)[0]:
+        resolved = resolve(configure(search.experiment, option), search.spec, 1000)
+        if architecture_of(option).shares_gradients:
+            check_shares(resolved, search.spec)
+
+
+def test_a_batch_that_takes_few_unrolls_takes_the_same_share_of_more() -> None:
+    search = search_of("impala", only="impala")
+    asked = override(search.experiment, ["parallel.copies=4", "parallel.batch=2", "sampler.num_envs=16"])
+    asked = override(asked, ["parallel.architecture=impala"])
+    for option in options(replace(search, experiment=asked))[0]:
+        assert configure(asked, option).parallel.batch == max(round(option.copies / 2), 1)
+
+
+def test_a_learner_may_have_threads_between_those_measured() -> None:
+    search = search_of("ppo", only="synchronous", machine=replace(MACHINE, cores=8))
+    learn = {"cpu fp32": {1: 20e-3, 16: 4e-3}}
+    found, _ = options(replace(search, costs=replace(search.costs, learn=learn)))
+    assert {option.threads for option in found} == {1, 2, 4, 8}
+
+
+def with_a_gpu(recipe: str, *asked: str) -> list[Option]:
+    search = search_of(recipe, machine=replace(MACHINE, gpus=published("h100")))
+    costs = with_gpu(search.costs, published("h100"))
+    experiment = override(search.experiment, list(asked))
+    return options(replace(search, costs=costs, experiment=experiment))[0]
+
+
+def test_plans_keep_to_the_device_and_the_precision_that_were_asked_for() -> None:
+    assert {option.learn_on for option in with_a_gpu("ppo")} == {"cpu fp32", "cuda fp32", "cuda bf16"}
+    assert {option.learn_on for option in with_a_gpu("ppo", "learner.device=cpu")} == {"cpu fp32"}
+    on_gpu = with_a_gpu("ppo", "learner.device=cuda", "learner.precision=fp32")
+    assert {option.learn_on for option in on_gpu} == {"cuda fp32"}
+
+
+def test_who_learns_on_a_gpu_acts_there_and_a_loop_may_alternate() -> None:
+    for option in with_a_gpu("ppo"):
+        if option.architecture in ("synchronous", "seed", "accel_sync"):
+            assert option.act_on == option.learn_on
+        else:
+            assert option.act_on == "cpu fp32"
+    loops = [each for each in with_a_gpu("ppo") if each.architecture == "synchronous" and each.workers < 2]
+    assert {each.groups for each in loops if each.learn_on.startswith("cuda")} == {1, 2}
+    assert {each.groups for each in loops if each.learn_on.startswith("cpu")} == {1}

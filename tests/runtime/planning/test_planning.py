@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 
 from redline import api
+from redline.environments import probe as probe_of
 from redline.planner.choose import choose, rank, samples_needed, speed_of
 from redline.planner.costs import Prediction, Work
 from redline.planner.explaining.live import beside
 from redline.planner.measured import Costs
 from redline.planner.options import Measured, Option, Ranked
 from redline.runtime.crew.shares import Shares
-from redline.runtime.planning import cache, crews, planning, probe, trial
+from redline.runtime.plan import resolve
+from redline.runtime.planning import cache, crews, machine, planning, probe, trial
+from redline.runtime.planning.candidates import Search, configure, options
 from redline.runtime.planning.expected import expectation
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import TAIL, Collecting, Round, tail_of
@@ -58,13 +61,23 @@ class TestCache:
             experiment_of("ppo", "network.hidden=[32]"),
             experiment_of("ppo", "algorithm.unroll=64"),
             experiment_of("a2c"),
+            experiment_of("ppo", "learner.precision=bf16"),
+            experiment_of("ppo", "learner.reward=normalize"),
+            experiment_of("ppo", "learner.compile=true"),
+            experiment_of("ppo", "environment.backend=envpool"),
         ):
             assert cache.key_of(changed, MACHINE) != key
+        replayed = cache.key_of(experiment_of("dqn"), MACHINE)
+        for changed in ("replay.prioritized=true", "replay.n_step=3", "sampler.num_envs=64"):
+            assert cache.key_of(experiment_of("dqn", changed), MACHINE) != replayed
+        assert cache.key_of(experiment_of("dqn", "replay.capacity=5000"), MACHINE) == replayed
         assert cache.key_of(experiment_of(), replace(MACHINE, cores=8)) != key
         for same in (
             experiment_of("ppo", "parallel.architecture=impala", "learner.threads=2"),
             experiment_of("ppo", "sampler.num_envs=16", "algorithm.unroll=16"),  # the same batch
             experiment_of("ppo", "run.seed=5"),
+            experiment_of("ppo", "learner.learning_rate=0.1", "learner.anneal=false", "learner.device=cpu"),
+            experiment_of("ppo", "environment.backend=workers", "environment.workers=2"),
         ):
             assert cache.key_of(same, MACHINE) == key
 
@@ -262,7 +275,7 @@ def test_an_environment_that_breaks_while_it_is_timed_is_one_line() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["ppo", "dqn"])
+@pytest.mark.parametrize("recipe", ["ppo", "dqn", "n_step_q"])
 def test_an_experiment_is_measured_planned_and_expected(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way, in haste: costs that make sense, found again in the cache, a plan, and a run's expectation."""
     real = probe.probe
@@ -318,6 +331,29 @@ def test_a_trial_tells_who_was_at_work_while_it_counted() -> None:
     assert trial._drive(loop, learner, 10**9, 0.2, 0.02).utilisation["learner"] > 0.8
 
 
+@pytest.mark.parametrize("recipe", ["ppo", "dqn"])
+def test_a_run_is_expected_to_do_what_was_measured_before_its_choices_were_made(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its precision was open then; and a plan may have made eight environments of one."""
+    monkeypatch.setenv("REDLINE_CACHE", str(tmp_path))
+    few = ["sampler.num_envs=1"] if recipe == "dqn" else []
+    asked = experiment_of(recipe, *few)
+    here = this_machine()
+    assert cache.save(cache.key_of(asked, here), replace(costs_for(asked), machine=here)) is None
+    search = Search(asked, probe_of(asked.environment), costs_for(asked), here)
+    option = next(
+        each
+        for each in options(search)[0]
+        if each.architecture == "synchronous" and each.environments == (8 if few else asked.sampler.num_envs)
+    )
+    resolved = resolve(configure(asked, option), search.spec, 1000)
+    assert resolved.learner.precision == "fp32"
+    assert expectation(resolved) is not None
+    other = replace(resolved, learner=replace(resolved.learner, reward="normalize"))
+    assert expectation(other) is None
+
+
 def test_a_run_that_was_never_measured_is_expected_to_do_nothing_in_particular() -> None:
     assert expectation(experiment_of("a2c")) is None
 
@@ -326,3 +362,13 @@ def test_what_an_older_probe_found_is_measured_again(monkeypatch: pytest.MonkeyP
     before = cache.key_of(experiment_of(), MACHINE)
     monkeypatch.setattr(cache, "REVISION", cache.REVISION + 1)
     assert cache.key_of(experiment_of(), MACHINE) != before
+
+
+def test_a_clock_is_the_highest_that_the_processor_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is at this moment changes by the second, and with it would the key of what was measured."""
+    most = tmp_path / "most"
+    most.write_text("4400000\n")
+    monkeypatch.setattr(machine, "MOST", str(most))
+    assert this_machine().clock == 4.4
