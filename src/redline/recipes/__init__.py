@@ -35,6 +35,18 @@ from redline.recipes.replicas import (
     accel_sync_dqn,
     accel_sync_ppo,
 )
+from redline.recipes.replicas_atari import (
+    accel_async_a2c_atari,
+    accel_async_dqn_atari,
+    accel_async_ppo_atari,
+    accel_sync_a2c_atari,
+    accel_sync_dqn_atari,
+    accel_sync_ppo_atari,
+    gorila_atari,
+    n_step_q_atari,
+    one_step_q_atari,
+    one_step_sarsa_atari,
+)
 from redline.runtime.experiment import Experiment
 from redline.types import UserError
 
@@ -57,9 +69,13 @@ RECIPES: dict[str, Recipe] = {
     "a3c": a3c,
     "a3c_atari": a3c_atari,
     "n_step_q": n_step_q,
+    "n_step_q_atari": n_step_q_atari,
     "one_step_q": one_step_q,
+    "one_step_q_atari": one_step_q_atari,
     "one_step_sarsa": one_step_sarsa,
+    "one_step_sarsa_atari": one_step_sarsa_atari,
     "gorila": gorila,
+    "gorila_atari": gorila_atari,
     "apex": apex,
     "apex_atari": apex_atari,
     "seed": seed,
@@ -67,16 +83,22 @@ RECIPES: dict[str, Recipe] = {
     "inference_engine": inference_engine,
     "inference_engine_atari": inference_engine_atari,
     "accel_sync_ppo": accel_sync_ppo,
+    "accel_sync_ppo_atari": accel_sync_ppo_atari,
     "accel_sync_a2c": accel_sync_a2c,
+    "accel_sync_a2c_atari": accel_sync_a2c_atari,
     "accel_sync_dqn": accel_sync_dqn,
+    "accel_sync_dqn_atari": accel_sync_dqn_atari,
     "accel_async_ppo": accel_async_ppo,
+    "accel_async_ppo_atari": accel_async_ppo_atari,
     "accel_async_a2c": accel_async_a2c,
+    "accel_async_a2c_atari": accel_async_a2c_atari,
     "accel_async_dqn": accel_async_dqn,
+    "accel_async_dqn_atari": accel_async_dqn_atari,
 }
 
 
 def find(name: str, environment: str = "") -> Experiment:
-    """The experiment of a recipe. ``ppo``, ``a2c`` and ``dqn`` take the variant for the environment's family.
+    """The experiment of a recipe. Most have a variant for Atari, which its environments get.
 
     Raises: UserError with the nearest recipe's name.
     """
