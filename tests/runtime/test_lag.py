@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,13 @@ COMMON = [
 
 
 class Watch(api.Quiet):
-    """Keeps the last gauges."""
+    """Keeps the last gauges and counts of events."""
 
     gauges = Gauges()
+    events: Mapping[str, int] = MappingProxyType({})
 
     def update(self, progress: Progress) -> None:
-        self.gauges = progress.gauges
+        self.gauges, self.events = progress.gauges, progress.events
 
 
 def gauges(tmp_path: Path, *overrides: str, steps: int = 4000) -> Gauges:
@@ -77,6 +79,7 @@ def test_a_slow_actor_does_not_break_the_bound(tmp_path: Path, late: str) -> Non
     )
     assert watch.gauges.lag_bound == 3
     assert watch.gauges.lag["max"] <= 3
+    assert (watch.events.get("dropped", 0) > 0) is (late == "drop")
 
 
 def test_delayed_weights_are_as_late_as_asked(tmp_path: Path) -> None:

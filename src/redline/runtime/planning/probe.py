@@ -36,6 +36,7 @@ from redline.runtime.replicas.reducers import Rows, SharedReducer
 
 Say = Callable[[str], None]
 MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
+UNSURE = 0.1  # relative: measurements that lie further apart are told
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
 LARGE = 2**18  # bytes of an observation from which the largest passes are left out
 
@@ -145,7 +146,7 @@ class _Probe:
                 reset=pieces.resets(parts),
                 flops=flops,
                 kernels=kernels,
-                spread=0.1 if self.notes else 0.0,
+                spread=self._spread(envs),
                 notes=tuple(self.notes),
             )
             costs = with_copies(self, with_hand(self, costs))
@@ -156,6 +157,17 @@ class _Probe:
             for room in self.rooms.values():
                 room.close()
             parts.close()
+
+    def _spread(self, envs: int) -> float:
+        """How far a second look at a round lies from the first, relative: what the machine did to it meanwhile."""
+        first, again = self.round(envs), self.room(envs).measure(self.budget.round / 2)
+        apart = abs((again.step.alone + again.act) / (first.step.alone + first.act) - 1.0)
+        if apart > UNSURE:
+            self.notes.append(
+                f"the same round of steps took {apart:.0%} more or less at the end of the measurements than at their "
+                "beginning: measure again (--fresh) when the machine is quiet"
+            )
+        return max(apart, UNSURE if self.notes else 0.0)
 
     def _note_company(self) -> None:
         quiet = min(each.quiet for each in self.rounds.values())
