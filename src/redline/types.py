@@ -177,6 +177,12 @@ class ActInput(NamedTuple):
         )
 
 
+BY_ENVIRONMENT = (
+    "state",
+    "bootstrap_value",
+)  # fields of an Unroll that are [B, ...]; all others are [T, B, ...]
+
+
 @dataclass
 class Unroll:
     """T steps of B environments (tensors); ``observation``, ``action_mask`` and ``reset`` have T + 1 rows."""

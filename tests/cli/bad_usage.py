@@ -173,6 +173,16 @@ USAGE: list[Case] = [
         r"redline: network.normalize_observation=true: dqn learns from replay, .*",
     ),
     Case(
+        "a batch of older unrolls alone",
+        "train CartPole-v1 --recipe impala --set algorithm.replay_share=1",
+        r"redline: .*replay_share must be in \[0, 1\), got 1.*",
+    ),
+    Case(
+        "older unrolls and normalised rewards",
+        "train CartPole-v1 --recipe impala --set algorithm.replay_share=0.5 --set learner.reward=normalize",
+        r"redline: learner.reward=normalize follows each environment's return, .*",
+    ),
+    Case(
         "DQN without replay",
         "train CartPole-v1 --recipe dqn --set replay=null",
         r"redline: dqn needs a replay: .*",

@@ -19,6 +19,12 @@ TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     "ppo": ("CartPole-v1", "ppo", 1024, ("algorithm.epochs=2",)),
     "impala": ("CartPole-v1", "impala", 1280, ()),
     "appo": ("CartPole-v1", "appo", 1280, ()),
+    "impala-replayed": (
+        "CartPole-v1",
+        "impala",
+        1280,
+        ("algorithm.replay_share=0.5", "algorithm.replay_unrolls=40"),
+    ),
     "n_step_q": ("CartPole-v1", "n_step_q", 1280, ()),
     "ppo-lstm": ("redline/Recall-v0", "ppo_lstm", 2048, ("algorithm.unroll=32",)),
     "ppo-normalised": (

@@ -140,6 +140,24 @@ def test_a_target_network_comes_back_with_its_own_statistics(normalised: str) ->
     assert torch.equal(parts.learner.flat, again.learner.flat)
 
 
+@pytest.mark.parametrize("recipe", ["impala", "appo"])
+def test_unrolls_kept_to_be_learned_from_again_come_back(recipe: str) -> None:
+    more = ("algorithm.replay_share=0.5", "algorithm.replay_unrolls=24")
+    parts, loop = begun(recipe, *more)
+    steps = go_on(loop, 0, 2000)
+    learner, state = saved(parts, loop)
+    end = go_on(loop, steps, steps + 1000)
+    again, other = begun(recipe, *more)
+    again.learner.load_state(learner)
+    assert other.load_state(state)
+    assert go_on(other, steps, steps + 1000) == end
+    assert torch.equal(parts.learner.flat, again.learner.flat)
+    without, empty = begun(recipe, *more, "run.save_replay=false")
+    assert empty.state()["unrolls"] is None
+    assert not empty.load_state(state | {"unrolls": None})
+    del without
+
+
 @pytest.mark.parametrize("recipe", ["dqn", "apex"])
 def test_a_replay_that_was_not_saved_fills_again_before_it_is_learned_from(recipe: str) -> None:
     more = ("algorithm.learning_starts=600", "run.save_replay=false", "replay.capacity=2000")

@@ -19,7 +19,7 @@ import torch
 
 from redline.algorithms.on_policy import Samples
 from redline.algorithms.ppo import PPO, PPOConfig
-from redline.algorithms.trajectories import Trajectories, clipped, corrected, lag
+from redline.algorithms.trajectories import Trajectories, check_replayed, clipped, corrected, lag
 from redline.types import Metrics, Unroll
 
 
@@ -34,6 +34,8 @@ class APPOConfig(PPOConfig):
     rho_bar: float = 1.0  # clips the TD errors' weights: what is learned
     c_bar: float = 1.0  # clips the traces: how fast
     pg_rho_bar: float = 1.0  # clips the advantages' weights
+    replay_share: float = 0.0  # of each batch, that are older unrolls drawn uniformly
+    replay_unrolls: int = 10_000  # of single environments, that are kept for it
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +44,7 @@ class APPOConfig(PPOConfig):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.c_bar > self.rho_bar:
             raise ValueError(f"c_bar must be at most rho_bar ({self.rho_bar}), got {self.c_bar}")
+        check_replayed(self.replay_share, self.replay_unrolls)
 
     @property
     def lambda_(self) -> float:

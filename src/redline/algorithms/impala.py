@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from redline.algorithms.on_policy import ActorCritic
-from redline.algorithms.trajectories import Reduction, Trajectories, clipped, corrected, lag, shards
+from redline.algorithms.trajectories import (
+    Reduction,
+    Trajectories,
+    check_replayed,
+    clipped,
+    corrected,
+    lag,
+    shards,
+)
 from redline.ops.policy import approximate_kl, policy_gradient_loss, value_loss
 from redline.types import Metrics, Unroll
 
@@ -34,10 +42,15 @@ class IMPALAConfig:
     pg_rho_bar: float = 1.0  # clips the weights of the policy gradient
     lambda_: float = 1.0  # scales the traces
     reduction: Reduction = "sum"  # over time and batch, as in the paper; mean: learning rates carry over
+    replay_share: float = (
+        0.0  # of each batch, that are older unrolls drawn uniformly; the paper's ablation has 0.5
+    )
+    replay_unrolls: int = 10_000  # of single environments, that are kept for it
 
     def __post_init__(self) -> None:
         if self.unroll < 1:
             raise ValueError(f"unroll must be 1 or more, got {self.unroll}")
+        check_replayed(self.replay_share, self.replay_unrolls)
         if not 0 < self.gamma <= 1 or not 0 <= self.lambda_ <= 1:
             raise ValueError(
                 f"gamma must be in (0, 1] and lambda_ in [0, 1], got {self.gamma}, {self.lambda_}"

@@ -108,6 +108,14 @@ def corrected(config: Correction, log_rhos: Tensor, batch: Trajectories, values:
     )
 
 
+def check_replayed(share: float, unrolls: int) -> None:
+    """Refuse numbers that no mixture of fresh and older unrolls has."""
+    if not 0 <= share < 1:
+        raise ValueError(f"replay_share must be in [0, 1), got {share}")
+    if unrolls < 1:
+        raise ValueError(f"replay_unrolls must be 1 or more, got {unrolls}")
+
+
 def clipped(rhos: Tensor, bar: float) -> Tensor:
     """Share of ratios above ``bar``, f32[]; not counted are those that rounding alone puts there without lag."""
     return (rhos > bar * 1.001).float().mean()

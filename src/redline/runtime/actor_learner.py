@@ -23,6 +23,7 @@ from redline.runtime.crew.crews import Muster, muster_actors
 from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.slots import Gatherer
 from redline.runtime.crew.weights import Publication
+from redline.runtime.experiment import unroll_replay
 from redline.runtime.in_process import Stop
 from redline.runtime.parts import Parts
 from redline.types import Episode, Gauges, Interruption, Metrics, Unroll, UserError, lag_gauges, tree_map
@@ -150,6 +151,7 @@ class ActorLearnerLoop:
         self._transfer = Transfer(learner.device)
         length: int = experiment.algorithm.unroll  # type: ignore[union-attr]
         self.gatherer = Gatherer(parts.algorithm, learner.acting, parts.spec, length, pin=cuda)
+        self.mixer = unroll_replay(experiment)
         self.held = held(architecture)
         self._begins = [[_oldest(unroll) for unroll in slots.unrolls] for slots in self.muster.slots]
         self._publication = Publication(learner)
@@ -228,10 +230,11 @@ class ActorLearnerLoop:
         learner = self.parts.learner
         learner.stop = stop
         learner.set_progress(fraction, steps)
-        unroll = self._transfer(unroll)
+        fresh = unroll.action.shape[1]
+        unroll = self._transfer(self.mixer.mix(unroll))
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
         normalize: Callable[[Any], None] = learner.network.update_normalizer  # type: ignore[assignment]
-        normalize(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation))
+        normalize(tree_map(lambda x: x[:-1, :fresh].flatten(0, 1), unroll.observation))
         return metrics
 
     def _next_batch(self, stop: Stop) -> list[tuple[int, int]]:
@@ -292,14 +295,16 @@ class ActorLearnerLoop:
     def state(self) -> dict[str, Any]:
         """What the actors can tell of themselves; None for one that did not answer in time."""
         actors = self.muster.ask_all("state")
-        return {"actors": actors, "lags": dict(self.lags)}
+        kept = self.mixer.state() if self.parts.experiment.run.save_replay else None
+        return {"actors": actors, "lags": dict(self.lags), "unrolls": kept}
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress could not be."""
         self._stamps = {self.parts.learner.version: 0}
         self._publish()
         self.lags = Counter({int(lag): int(count) for lag, count in state["lags"].items()})
-        return self.muster.restore(state["actors"]) and self.pacer.bound == 0
+        whole = self.mixer.load_state(state.get("unrolls"))
+        return self.muster.restore(state["actors"]) and self.pacer.bound == 0 and whole
 
     def close(self) -> None:
         """End the actors; free what was shared."""

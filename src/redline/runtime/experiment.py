@@ -18,6 +18,7 @@ from redline.environments.config import EnvironmentConfig
 from redline.learners.config import LearnerConfig
 from redline.networks.config import NetworkConfig
 from redline.replay.config import ReplayConfig
+from redline.replay.unrolls import UnrollReplay
 from redline.types import Spec, UserError
 
 
@@ -95,7 +96,19 @@ def make_algorithm(experiment: Experiment, spec: Spec) -> Any:
         raise UserError(f"{algorithm.name} needs one discrete action, {spec.name} has {kind}: use recipe ppo")
     if uses_replay(experiment):
         _check_replay(experiment, algorithm.name)
+    if getattr(config, "replay_share", 0.0) and experiment.learner.reward == "normalize":
+        raise UserError(
+            "learner.reward=normalize follows each environment's return, and algorithm.replay_share mixes in older "
+            "unrolls: use clip or raw, or a share of 0"
+        )
     return algorithm(config, spec)
+
+
+def unroll_replay(experiment: Experiment, first_column: int = 0) -> UnrollReplay:
+    """What an experiment's batches of unrolls are mixed with; its share is 0 where the algorithm wants none."""
+    config = experiment.algorithm
+    share, capacity = getattr(config, "replay_share", 0.0), getattr(config, "replay_unrolls", 1)
+    return UnrollReplay(capacity, share, seed=experiment.run.seed + first_column)
 
 
 def _check_replay(experiment: Experiment, name: str) -> None:

@@ -17,6 +17,7 @@ from redline.actors import Actor, allocate
 from redline.actors.transitions import ReplayActor
 from redline.learners.transfer import Transfer
 from redline.replay import Replay
+from redline.runtime.experiment import unroll_replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
 from redline.types import Episode, Gauges, Metrics, ReplayBatch, tree_map
@@ -76,6 +77,7 @@ class UnrollLoop:
         )
         self.unroll = unroll.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else unroll
         self._transfer = Transfer(self.device)
+        self.mixer = unroll_replay(experiment, parts.place.first_column)
         self.actors: list[Actor] = []
         column = 0
         for groups in parts.make_environments():
@@ -114,10 +116,12 @@ class UnrollLoop:
         begin = time.perf_counter()
         stride = self.parts.place.stride or self.unroll.reward.shape[1]
         learner.set_progress(fraction, steps + len(self.unroll.reward) * stride)
-        unroll = self._transfer(self.unroll)
+        fresh = self.unroll.action.shape[1]
+        unroll = self._transfer(self.mixer.mix(self.unroll))
         metrics = self.parts.algorithm.update(learner, unroll, fraction)
         normalize: Any = learner.network.update_normalizer
-        normalize(tree_map(lambda x: x[:-1].flatten(0, 1), unroll.observation), learner.exchange.pool)
+        seen = tree_map(lambda x: x[:-1, :fresh].flatten(0, 1), unroll.observation)
+        normalize(seen, learner.exchange.pool)
         self.learning += time.perf_counter() - begin
         return self.unroll.action.shape[0] * self.unroll.action.shape[1], metrics
 
@@ -138,13 +142,16 @@ class UnrollLoop:
 
     def state(self) -> dict[str, Any]:
         """The actors' states."""
-        return {"actors": [actor.state() for actor in self.actors]}
+        kept = self.mixer.state() if self.parts.experiment.run.save_replay else None
+        return {"actors": [actor.state() for actor in self.actors], "unrolls": kept}
 
     def load_state(self, state: dict[str, Any]) -> bool:
-        """Restore; False where episodes in progress could not be."""
-        return all(
-            [actor.load_state(saved) for actor, saved in zip(self.actors, state["actors"], strict=True)]
-        )
+        """Restore; False where episodes in progress, or unrolls kept to be learned from again, could not be."""
+        whole = self.mixer.load_state(state.get("unrolls"))
+        restored = [
+            actor.load_state(saved) for actor, saved in zip(self.actors, state["actors"], strict=True)
+        ]
+        return whole and all(restored)
 
     def close(self) -> None:
         """Close the environments."""

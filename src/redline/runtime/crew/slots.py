@@ -11,9 +11,7 @@ from torch import Tensor
 
 from redline.actors.unroll import unroll_forms, unroll_over
 from redline.runtime.crew.region import Region
-from redline.types import Episode, Spec, Tree, Unroll, tree_map
-
-BY_ENVIRONMENT = ("state", "bootstrap_value")  # fields [B, ...]; all others are [T, B, ...]
+from redline.types import BY_ENVIRONMENT, Episode, Spec, Tree, Unroll, tree_map
 
 
 class Slots:

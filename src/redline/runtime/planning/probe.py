@@ -22,7 +22,7 @@ from redline.ops.returns import gae
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
 from redline.runs.provenance import usable_cores
-from redline.runtime.experiment import Experiment, uses_replay
+from redline.runtime.experiment import Experiment, unroll_replay, uses_replay
 from redline.runtime.in_process import ReplayLoop
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.planning import crews, loops, pieces
@@ -180,7 +180,12 @@ class _Probe:
     def _learning(self) -> tuple[dict[str, dict[int, float]], int, float, Any]:
         """Seconds of a batch by place and threads; samples and optimiser steps in it; an unroll of it, or an update."""
         seconds: dict[str, dict[int, float]] = {self.place: {}}
-        material = None if self.replays else self.room(self.experiment.sampler.num_envs).collect(self._length)
+        fresh = None if self.replays else self.room(self.experiment.sampler.num_envs).collect(self._length)
+        material = fresh
+        if fresh is not None:  # where older unrolls are mixed in a batch takes that much longer
+            mixer = unroll_replay(self.experiment)
+            mixer.mix(fresh)
+            material = mixer.mix(fresh)
         updates, work = 1.0, material
         for threads in sorted({1, self.cores}):
             with self._sized(threads) as parts:
@@ -192,7 +197,7 @@ class _Probe:
                 with self._sized(1, "cuda", precision) as parts:
                     seconds[f"cuda {precision}"] = {1: self._batch(parts, material)[0]}
         algorithm: Any = self.experiment.algorithm
-        batch = algorithm.batch if material is None else material.action.numel() // max(_width(material), 1)
+        batch = algorithm.batch if fresh is None else fresh.action.numel() // max(_width(fresh), 1)
         return seconds, int(batch), updates, work
 
     @property
@@ -272,7 +277,8 @@ class _Probe:
         wake = 60e-6
         if self.replays:
             return wake
-        part = self.room(max(unroll.action.shape[1] // self.cores, 1)).collect(len(unroll.action))
+        share = max(self.experiment.sampler.num_envs // self.cores, 1)
+        part = self.room(share).collect(len(unroll.action))
         return wake + crews.joining(self.parts, [part, part])
 
     def _exchange(self, learn: float, updates: float, unroll: Any) -> dict[str, float]:

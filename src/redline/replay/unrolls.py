@@ -1,0 +1,103 @@
+"""Unrolls that are learned from again beside fresh ones: IMPALA's ablation (Espeholt et al. 2018, section 5.2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redline.types import BY_ENVIRONMENT, Tree, Unroll, tree_map
+
+
+class UnrollReplay:
+    """The newest ``capacity`` unrolls of single environments, drawn uniformly with replacement. On the host."""
+
+    def __init__(self, capacity: int, share: float, *, seed: int) -> None:
+        """share: of a mixed batch, that is drawn from here, in [0, 1). With 0 nothing is kept."""
+        self.capacity, self.share = capacity, share
+        self.generator = torch.Generator().manual_seed(seed)
+        self.kept: Unroll | None = None  # [T, capacity]
+        self.count = 0  # unrolls that have come, all told
+
+    def __len__(self) -> int:
+        return min(self.count, self.capacity)
+
+    def mix(self, fresh: Unroll) -> Unroll:
+        """``fresh`` [T, B] with so many older unrolls behind it that they are ``share`` of all; keeps it for later.
+
+        The first batch has none.
+        """
+        if not self.share:
+            return fresh
+        columns = fresh.action.shape[1]
+        drawn = round(columns * self.share / (1.0 - self.share))
+        mixed = fresh
+        if len(self) and drawn:
+            index = torch.randint(len(self), (drawn,), generator=self.generator)
+            mixed = _joined(fresh, self.take(index))
+        self.add(fresh)
+        return mixed
+
+    def take(self, index: Tensor) -> Unroll:
+        """The unrolls in places i64[N], copied: [T, N]."""
+        assert self.kept is not None
+        return _each(self.kept, lambda x, axis: x.index_select(axis, index))
+
+    def add(self, fresh: Unroll) -> None:
+        """Keep every unroll of [T, B] in the place of the oldest."""
+        columns = fresh.action.shape[1]
+        if self.kept is None:
+            self.kept = _each(fresh, lambda x, axis: x.new_empty(_sized(x, axis, self.capacity)))
+        newest = torch.arange(max(columns - self.capacity, 0), columns)
+        places = (self.count + newest) % self.capacity
+        for name in vars(self.kept):
+            into, given = getattr(self.kept, name), getattr(fresh, name)
+            axis = 0 if name in BY_ENVIRONMENT else 1
+            tree_map(
+                lambda x, y, axis=axis: x.index_copy_(axis, places, y.index_select(axis, newest)), into, given
+            )
+        self.count += columns
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        kept = None if self.kept is None else self.take(torch.arange(len(self)))
+        return {
+            "unrolls": None if kept is None else dict(vars(kept)),
+            "count": self.count,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Any] | None) -> bool:
+        """Put back what ``state`` gave; False where it is needed and was not saved."""
+        if state is None:
+            return not self.share
+        self.kept, self.count = None, 0
+        if state["unrolls"] is not None:
+            self.add(Unroll(**state["unrolls"]))
+        self.count = int(state["count"])
+        self.generator.set_state(state["generator"])
+        return True
+
+
+def _sized(x: Tensor, axis: int, count: int) -> tuple[int, ...]:
+    return (*x.shape[:axis], count, *x.shape[axis + 1 :])
+
+
+def _each(unroll: Unroll, function: Callable[[Tensor, int], Tensor]) -> Unroll:
+    """``function`` of every tensor and the axis on which its environments lie."""
+
+    def of(name: str, tree: Tree) -> Tree:
+        return tree_map(lambda x: function(x, 0 if name in BY_ENVIRONMENT else 1), tree)
+
+    return Unroll(**{name: of(name, tree) for name, tree in vars(unroll).items()})
+
+
+def _joined(first: Unroll, second: Unroll) -> Unroll:
+    """Both, side by side."""
+    parts = {}
+    for name, tree in vars(first).items():
+        axis = 0 if name in BY_ENVIRONMENT else 1
+        parts[name] = tree_map(lambda x, y, axis=axis: torch.cat([x, y], axis), tree, getattr(second, name))
+    return Unroll(**parts)
