@@ -17,7 +17,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 QUIET   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench answers systems docs clean
+.PHONY: help setup train test lint check bench answers systems docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,17 +30,25 @@ train: $(READY)  ## train an agent: ENV=ALE/Pong-v5 RECIPE=ppo ARGS="--seed 1"
 test: $(READY)  ## every test (ARGS="-k replay" selects)
 	@$(QUIET) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-check: $(READY)  ## format, lint, types and the quick tests, in under two minutes
+lint: $(READY)  ## format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+check: lint  ## the same and the quick tests, in under two minutes
 	@$(QUIET) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
 
-bench: $(READY)  ## the machine's ceiling and Redline beside it
+bench: $(READY)  ## the machine's ceilings and Redline beside them, a quarter of an hour (ARGS="links" is one of benchmarks/)
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/redline bench training --seconds 8 --repeats 2
+	@$(BIN)/redline bench links
+	@$(BIN)/redline bench inference
+	@$(BIN)/redline bench environments
+else
 	@$(BIN)/redline bench $(ARGS)
+endif
 
 answers: $(READY)  ## CPU or GPU, and what to parallelise: asked of this machine; plots in docs/results
-	@$(PIP) install -qq matplotlib
 	@$(BIN)/redline study crossover --out docs/results
 	@$(BIN)/redline study parallelise --out docs/results
 

@@ -174,7 +174,9 @@ def main() -> None:
     parser.add_argument(
         "--each", type=int, nargs="+", default=[1, 8], help="environments of a waiting worker"
     )
-    parser.add_argument("--set", nargs="*", default=[], help="overrides for the part `waiting`")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override for the part `waiting`"
+    )
     arguments = parser.parse_args()
     found: dict[str, Any] = {"cores": usable_cores(), "provenance": provenance()}
     with one_thread_each():

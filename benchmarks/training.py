@@ -77,12 +77,6 @@ TASKS = {
         target_passes=2,
     ),
 }
-SINGLE_LOOP = (
-    "pong-ppo-8",
-    "pong-ppo-32",
-    "cartpole-ppo",
-    "pong-dqn",
-)  # what is measured unless tasks are named
 
 
 def experiment_of(task: Task, *extra: str) -> Experiment:
@@ -270,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name not in TASKS:
             parser.error(f"no task {name!r}: choose of {', '.join(TASKS)}")
     results = [
-        measure(name, options.seconds, options.repeats, options.set) for name in options.tasks or SINGLE_LOOP
+        measure(name, options.seconds, options.repeats, options.set) for name in options.tasks or TASKS
     ]
     print(json.dumps({"benchmark": "training", "results": results, "provenance": provenance()}))
 
