@@ -217,21 +217,30 @@ def test_a_recording_survives_the_end_of_another() -> None:
     x = torch.ones(4, device="cuda")
     gc.set_threshold(10**9)
     try:
-        forgotten: dict[str, Any] = {"recorded": Graphed(lambda batch: {"y": batch["x"] * 2})}
+        forgotten: dict[str, Any] = {"recorded": Graphed(lambda batch: {"y": batch["x"] * 2}, x.device)}
         for _ in range(WARM_UP + 1):
             forgotten["recorded"]({"x": x})
         forgotten["itself"] = forgotten
         del forgotten
-        recorded = Graphed(function)
+        recorded = Graphed(function, x.device)
         for _ in range(WARM_UP + 1):
             assert recorded({"x": x})["y"].tolist() == [1001.0] * 4
     finally:
         gc.set_threshold(*thresholds)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
+def test_a_recording_is_made_and_replayed_on_a_device_that_is_not_the_current_one() -> None:
+    x = torch.ones(4, device="cuda:1")
+    recorded = Graphed(lambda batch: {"y": batch["x"] * 2}, x.device)
+    for number in range(WARM_UP + 2):
+        assert recorded({"x": x * number})["y"].tolist() == [2.0 * number] * 4
+    assert torch.cuda.current_device() == 0
+
+
 def test_threads_that_share_a_recording_each_get_their_own_result() -> None:
     weight = torch.randn(64, 64, device="cuda")
-    graphed = Graphed(lambda batch: {"y": batch["x"] @ weight})
+    graphed = Graphed(lambda batch: {"y": batch["x"] @ weight}, weight.device)
     wrong: list[int] = []
 
     def work(number: int) -> None:

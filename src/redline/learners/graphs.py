@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +50,9 @@ class Graphed:
     """
 
     def __init__(
-        self, function: Function, device: torch.device | None = None, generator: torch.Generator | None = None
+        self, function: Function, device: torch.device, generator: torch.Generator | None = None
     ) -> None:
-        """device: where batches are brought that come from elsewhere.   generator: what ``function`` draws from."""
+        """device: where ``function`` computes; batches are brought there.   generator: what it draws from."""
         self.function, self.device, self.generator = function, device, generator
         self._lock = threading.Lock()  # the static tensors are one caller's from copying to cloning
         self._calls: dict[tuple[Any, ...], int] = {}
@@ -61,7 +61,7 @@ class Graphed:
     def __call__(self, batch: Any) -> Any:
         """The function's result for ``batch``; tensors of it are the caller's own."""
         key = signature(batch)
-        with self._lock:
+        with self._lock, torch.cuda.device(self.device):
             if key not in self._graphs:
                 self._calls[key] = self._calls.get(key, 0) + 1
                 if self._calls[key] <= WARM_UP:
@@ -74,20 +74,23 @@ class Graphed:
 
     def _eagerly(self, batch: Any) -> Any:
         """On a side stream, as recording demands of the calls before it."""
-        stream = _beside(torch.cuda.current_device())
+        stream = _stream(torch.cuda.current_device(), "eager")
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            result = self.function(transform(batch, lambda x: x.to(self.device or x.device)))
+            result = self.function(transform(batch, lambda x: x.to(self.device)))
         torch.cuda.current_stream().wait_stream(stream)
         return result
 
     def _record(self, batch: Any) -> tuple[Any, Any, Any]:
-        static = transform(batch, lambda x: x.to(self.device or x.device, copy=True))
+        static = transform(batch, lambda x: x.to(self.device, copy=True))
         graph = torch.cuda.CUDAGraph()
         if self.generator is not None:
             graph.register_generator_state(self.generator)
+        # PyTorch's own choice is one stream for the whole process, and a stream belongs to one device.
+        stream = _stream(torch.cuda.current_device(), "recording")
         # What other threads do with the device meanwhile is none of the recording's business.
-        with _RECORDING, _no_collection(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+        with _RECORDING, _no_collection(), recording:
             result = self.function(static)
         return graph, static, result
 
@@ -105,17 +108,18 @@ def _no_collection() -> Iterator[None]:
 
 
 @cache
-def _beside(device: int) -> torch.cuda.Stream:
-    """The stream for calls before recording. One for all of them: PyTorch hands 32 out in turn, and the next could be
-    the one that another thread is recording on."""
+def _stream(device: int, use: Literal["eager", "recording"]) -> torch.cuda.Stream:
+    """A device's stream for calls before recording, or for recording. One for all of them: PyTorch hands 32 out in
+    turn, and the next could be the one that another thread is recording on."""
     return torch.cuda.Stream(device)
 
 
-def recording_of(call: Callable[[], Any]) -> Callable[[], None]:
+def recording_of(call: Callable[[], Any], device: torch.device) -> Callable[[], None]:
     """A recording of ``call``, which takes nothing and gives nothing back: to time what a recorded pass costs."""
-    graphed = Graphed(lambda _: call())
-    graphed._eagerly(None)
-    graph, _, _ = graphed._record(None)
+    graphed = Graphed(lambda _: call(), device)
+    with torch.cuda.device(device):
+        graphed._eagerly(None)
+        graph, _, _ = graphed._record(None)
     replay: Callable[[], None] = graph.replay
     return replay
 
@@ -131,7 +135,7 @@ class GraphedActing(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self._forward = Graphed(self._compute)
+        self._forward = Graphed(self._compute, next(network.parameters()).device)
 
     def _compute(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         output, _ = self.network(inputs["observation"], None, inputs["reset"])

@@ -186,7 +186,7 @@ class Learner:
         if self.stop():
             raise Interruption
         if self.graphs:
-            recorded = self._graphed.setdefault(loss, Graphed(partial(self._whole_step, loss)))
+            recorded = self._graphed.setdefault(loss, Graphed(partial(self._whole_step, loss), self.device))
             self.version += 1
             return recorded(parts[0]())
         shares = weights or [1.0 / len(parts)] * len(parts)

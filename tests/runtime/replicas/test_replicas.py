@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,13 @@ from redline.runs.checkpoint import load_newest
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
 from redline.runtime.pool import one_thread_each
+from redline.runtime.replicas import job
+from redline.runtime.replicas.job import ReplicaJob
 from redline.runtime.replicas.lockstep import SynchronousLoop
 from redline.runtime.replicas.loop import ReplicaLoop
-from redline.types import Progress, RunError, UserError
+from redline.runtime.replicas.memory import Memory
+from redline.runtime.replicas.reducers import TorchReducer
+from redline.types import Interruption, Progress, RunError, UserError
 from tests.leaks import eventually
 
 COMMON = ["run.tensorboard=false", "learner.precision=fp32"]
@@ -292,6 +298,25 @@ def test_what_a_copy_raises_ends_the_run_with_one_line(
     monkeypatch.setattr("redline.learners.exchanges.race.Race.step", broken)
     with pytest.raises(RunError, match=r"worker-\d failed: ArithmeticError: broken"):
         redline.train("CartPole-v1", "a2c", steps=2048, folder=str(tmp_path), overrides=on("a3c", 2))
+
+
+def test_a_copy_meets_the_others_with_the_device_of_its_own_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL refuses copies that come with the same device, and what the run asks for is the same for all."""
+    experiment = api.make_experiment("CartPole-v1", "a2c", overrides=on("accel_sync", 2, collective="torch"))
+    experiment = replace(experiment, learner=replace(experiment.learner, device="cuda"))
+    copy = ReplicaJob("replica-1", 1, experiment, None, Memory(2, 0, shared=False), folder="nowhere")  # type: ignore[arg-type]
+    learner = SimpleNamespace(device=torch.device("cuda:1"), share=lambda exchange: None)
+    part = SimpleNamespace(learner=learner, close=lambda: None)
+    monkeypatch.setattr(job, "share_parts", lambda *_, **__: part)
+    monkeypatch.setattr(job.in_process, "make_loop", lambda parts: parts)
+
+    def ended() -> int:
+        raise Interruption
+
+    with pytest.raises(Interruption):
+        copy.run(SimpleNamespace(get=ended))  # type: ignore[arg-type]
+    assert isinstance(copy.reducer, TorchReducer)
+    assert copy.reducer.device == learner.device
 
 
 def test_the_shared_weights_are_the_runs_learners(tmp_path: Path) -> None:

@@ -226,7 +226,8 @@ def network_curves(
     for size in sizes:
         forward, backward = network_passes(parts.learner.network, dtype, parts.spec, size, size, device)
         if device.startswith("cuda") and can_be_recorded(parts.learner.network):
-            forward, backward = recording_of(forward), recording_of(backward)
+            there = torch.device(device)
+            forward, backward = recording_of(forward, there), recording_of(backward, there)
         act.append((size, fastest_half(forward, each, device)))
         train.append((size, fastest_half(backward, each, device)))
     return Curve.of(act), Curve.of(train)

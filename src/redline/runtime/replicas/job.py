@@ -70,8 +70,8 @@ class ReplicaJob:
             return board.stopping or port.orphaned()
 
         parts = share_parts(self.experiment, self.spec, role, whole=lambda taken: memory.whole + taken)
-        exchange = self.make_exchange(lambda: give_up() or memory.abandoned)
-        parts.learner.share(exchange)
+        device = parts.learner.device
+        parts.learner.share(self.make_exchange(lambda: give_up() or memory.abandoned, device))
         loop = in_process.make_loop(parts)
         waited = 0.0
         try:
@@ -91,8 +91,11 @@ class ReplicaJob:
             parts.close()
             self._close_reducer()
 
-    def make_exchange(self, give_up: Any) -> Exchange:
-        """The end of this copy, by the run's architecture. ``give_up``: asked while waiting for others."""
+    def make_exchange(self, give_up: Any, device: torch.device) -> Exchange:
+        """The end of this copy, whose learner is on ``device``, by the run's architecture.
+
+        give_up: asked while waiting for others.
+        """
         experiment, memory, role = self.experiment, self.memory, self.role
         parallel, config = experiment.parallel, experiment.learner
         if parallel.architecture == "a3c":
@@ -105,15 +108,14 @@ class ReplicaJob:
                 for server in range(len(self.post.slices))
             ]
             return ToServers(lines, config, OutlierRule(parallel.outlier), fetch_every=parallel.fetch_every)
-        return AllReduce(self.make_reducer(give_up))
+        return AllReduce(self.make_reducer(give_up, device))
 
-    def make_reducer(self, give_up: Any) -> SharedReducer | TorchReducer:
-        """The end of this copy where copies meet."""
+    def make_reducer(self, give_up: Any, device: torch.device) -> SharedReducer | TorchReducer:
+        """The end of this copy where copies meet. NCCL wants every copy to come with a device of its own."""
         if self.rows is not None:
             self.reducer = SharedReducer(self.rows, self.role, give_up)
         else:
             assert self.folder is not None
-            device = torch.device(self.experiment.learner.device)
             self.reducer = TorchReducer(self.folder, self.role, self.experiment.parallel.copies, device)
         return self.reducer
 

@@ -72,7 +72,7 @@ class SynchronousLoop:
         jobs: list[Any] = every[1:]
         self.crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
         try:
-            learner.share(self._me.make_exchange(self._lost))
+            learner.share(self._me.make_exchange(self._lost, learner.device))
             self.loop: Loop = in_process.make_loop(self.own)
         except BaseException:
             self._close()
