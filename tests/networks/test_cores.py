@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from redline.networks.cores import Core
+from redline.networks.packed import watch
 
 KINDS = ["lstm", "gru"]
 
@@ -80,12 +82,47 @@ def test_state_is_float_whatever_the_weights(kind: str) -> None:
     core, x, reset = Core(kind, 3, 5), torch.randn(4, 2, 3), torch.zeros(4, 2, dtype=torch.bool)
     wanted, _ = core(x, None, reset)
     found, state = copy.deepcopy(core).bfloat16()(x, core.initial_state(2), reset)
-    torch.testing.assert_close(found.float(), wanted, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(found, wanted, atol=0.03, rtol=0.03)
     assert {part.dtype for part in state.values()} == {torch.float32}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed, state = core(x.bfloat16(), core.initial_state(2), reset)
     assert mixed.dtype == torch.float32
     assert {part.dtype for part in state.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_small_steps_add_up_where_weights_are_bf16(watched: bool) -> None:
+    """A cell that gains 1/800 a step. In bf16 it would stay at 1/2, where that is less than half of a last digit."""
+    counter = Core("lstm", 1, 1)
+    for parameter in counter.parameters():
+        nn.init.zeros_(parameter)
+    gates = [-math.log(799.0), 20.0, 8.0, 8.0]  # lets in 1/800, forgets nothing, of what is 1, and shows it
+    counter.rnn.bias_ih_l0.data.copy_(torch.tensor(gates))  # type: ignore[operator, union-attr]
+    counter.bfloat16()
+    if watched:
+        watch(counter)
+    steps = 1200
+    x, reset = torch.zeros(steps, 1, 1), torch.zeros(steps, 1, dtype=torch.bool)
+    with torch.no_grad():
+        _, whole = counter(x, None, reset)
+        state = counter.initial_state(1)
+        for t in range(steps):
+            _, state = counter(x[t : t + 1], state, reset[t : t + 1])
+    for found in (whole, state):
+        assert float(found["cell"]) == pytest.approx(steps / 800, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_weights_in_bf16(kind: str) -> None:
+    core, x, reset = Core(kind, 3, 5).bfloat16(), torch.randn(7, 2, 3), torch.zeros(7, 2, dtype=torch.bool)
+    reset[3, 0] = True
+    grads = []
+    for each in (core, copy.deepcopy(core).float()):
+        output, _ = each(x, None, reset)
+        grads.append(torch.autograd.grad(output.square().sum(), list(each.parameters())))
+    for found, wanted in zip(*grads, strict=True):
+        assert torch.equal(found, wanted.bfloat16())
+        assert bool((found != 0).any())
 
 
 def test_orthogonal_initialisation() -> None:

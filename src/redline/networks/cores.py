@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import cast
@@ -9,12 +10,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from redline.networks.packed import Widened
+
 # Weights lie in the learner's flat buffer, and cuDNN brings them into its own order at every pass.
 warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
 
 
 class Core(nn.Module):
-    """An LSTM or GRU whose state is zeroed wherever an episode starts.
+    """An LSTM or GRU whose state is zeroed wherever an episode starts. It computes in f32, whatever its weights are.
 
     ``features`` is the size of the output. The state is a dict of f32[B, features]: ``hidden``, and for the LSTM
     ``cell``.
@@ -25,6 +28,7 @@ class Core(nn.Module):
         self.features = size
         self.names = ("hidden", "cell") if kind == "lstm" else ("hidden",)
         self.rnn: nn.RNNBase = nn.LSTM(inputs, size) if kind == "lstm" else nn.GRU(inputs, size)
+        self.widened = Widened()
         if orthogonal:
             for name, parameter in self.rnn.named_parameters():
                 nn.init.zeros_(parameter) if "bias" in name else nn.init.orthogonal_(parameter, math.sqrt(1))
@@ -43,24 +47,36 @@ class Core(nn.Module):
         them waits for the device (not when T is 1).
         """
         state = self.initial_state(x.shape[1]) if state is None else state
-        dtype = next(self.parameters()).dtype
-        with torch.autocast(x.device.type, enabled=False):  # gates in bf16 forget: errors add up over time
-            x = x.to(dtype)
-            hidden = [state[name].to(dtype)[None] for name in self.names]
+        with torch.autocast(x.device.type, enabled=False):  # a state in bf16 loses what is small beside it
+            x, rnn = x.float(), self._f32()
+            hidden = [state[name].float()[None] for name in self.names]
             outputs = []
             cuts = _cuts(reset)
             for start, stop in zip(cuts, [*cuts[1:], len(reset)], strict=True):
-                alive = (~reset[start])[:, None].to(dtype)
-                output, hidden = self._run(x[start:stop], [part * alive for part in hidden])
+                alive = (~reset[start])[:, None].float()
+                output, hidden = self._run(rnn, x[start:stop], [part * alive for part in hidden])
                 outputs.append(output)
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return whole, {name: part[0].float() for name, part in zip(self.names, hidden, strict=True)}
+        return whole, {name: part[0] for name, part in zip(self.names, hidden, strict=True)}
 
-    def _run(self, x: Tensor, hidden: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _f32(self) -> nn.RNNBase:
+        """The layer, or one that computes with f32 copies of its weights."""
+        weights = self.rnn.all_weights[0]
+        if weights[0].dtype == torch.float32:
+            return self.rnn
+        kept = not (torch.is_grad_enabled() or weights[0].is_cuda)  # as in ``layers.Head``
+        widened = self.widened.of(*weights) if kept else [weight.float() for weight in weights]
+        # Another object, since threads share the layer: ``functional_call`` would lend it the weights meanwhile. And a
+        # layer, not ``torch.lstm``: torch.compile leaves layers alone, but fails on what they call.
+        made = copy.copy(self.rnn)
+        made._flat_weights = list(widened)
+        return made
+
+    def _run(self, rnn: nn.RNNBase, x: Tensor, hidden: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         if len(self.names) == 1:
-            output, last = self.rnn(x, hidden[0])
+            output, last = rnn(x, hidden[0])
             return output, [last]
-        output, pair = self.rnn(x, tuple(hidden))
+        output, pair = rnn(x, tuple(hidden))
         return output, list(cast(tuple[Tensor, Tensor], pair))
 
 

@@ -50,13 +50,13 @@ class Prepared:
 
 
 class Widened(Prepared):
-    """The f32 copies of a bf16 layer's weight and bias."""
+    """The f32 copies of a bf16 layer's weights and biases."""
 
-    def of(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def of(self, *weights: Tensor) -> tuple[Tensor, ...]:
         """Those kept, or new ones."""
         if self.counted():
-            self.kept = weight.float(), bias.float()
-        return self.kept or (weight.float(), bias.float())
+            self.kept = tuple(weight.float() for weight in weights)
+        return self.kept or tuple(weight.float() for weight in weights)
 
 
 class _Layer(NamedTuple):
