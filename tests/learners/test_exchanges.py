@@ -20,6 +20,7 @@ from redline.learners.exchanges.parameter_server import OutlierRule, Shard, ToSe
 from redline.learners.exchanges.race import Race
 from redline.learners.learner import Learner
 from redline.learners.optimizers import statistics_of
+from redline.types import Loss
 
 SGD = LearnerConfig(device="cpu", precision="fp32", optimizer="sgd", learning_rate=0.1, max_grad_norm=None)
 RMSPROP = replace(SGD, optimizer="rmsprop", learning_rate=1e-2, decay=0.99, epsilon=1e-5)
@@ -40,6 +41,11 @@ def loss(model: Any, batch: Data) -> tuple[Tensor, dict[str, Tensor]]:
     return error, {"error": error.detach()}
 
 
+def summed_loss(model: Any, batch: Data) -> tuple[Tensor, dict[str, Tensor]]:
+    error, metrics = loss(model, batch)
+    return error * len(batch[0]), metrics
+
+
 def batches(count: int, size: int = 8, seed: int = 1) -> list[Data]:
     generator = torch.Generator().manual_seed(seed)
     return [
@@ -48,10 +54,10 @@ def batches(count: int, size: int = 8, seed: int = 1) -> list[Data]:
     ]
 
 
-def step(made: Learner, batch: Data) -> Any:
+def step(made: Learner, batch: Data, minimise: Loss = loss) -> Any:
     made.exchange.pull(made)
     made.split(torch.arange(len(batch[0])))
-    return made.step(loss, [lambda: batch])
+    return made.step(minimise, [lambda: batch])
 
 
 def gradient_at(weights: Tensor, batch: Data) -> Tensor:
@@ -129,6 +135,26 @@ def test_synchronous_learners_equal_one_on_the_union_batch_and_each_other(
     torch.testing.assert_close(
         learners[0].flat, whole.flat, atol=1e-6 if config.optimizer == "sgd" else 1e-5, rtol=0
     )
+
+
+# What IMPALA and n-step Q minimise is the sum over the batch: a share's gradient is part of the union's as it is.
+@pytest.mark.parametrize("sizes", [[4, 4], [6, 2], [3, 4, 1]])
+def test_gradients_of_sums_add_up_to_those_of_the_union_batch(sizes: list[int]) -> None:
+    meeting, (batch,) = Meeting(len(sizes)), batches(1, sum(sizes))
+    shares = list(zip(*(part.split(sizes) for part in batch), strict=True))
+    learners, found = [learner(SGD) for _ in sizes], {}
+
+    def train(rank: int) -> None:
+        learners[rank].share(AllReduce(meeting.reducer(rank), summed=True))
+        found[rank] = step(learners[rank], shares[rank], summed_loss)
+
+    side_by_side([lambda rank=rank: train(rank) for rank in range(len(sizes))])  # type: ignore[misc]
+    whole = learner(SGD)
+    wanted = step(whole, batch, summed_loss)
+    for rank, made in enumerate(learners):
+        torch.testing.assert_close(made.flat, whole.flat, atol=1e-6, rtol=1e-5)
+        for name in ("error", "gradient_norm"):  # a mean, and the norm of a sum
+            assert float(found[rank][name]) == pytest.approx(float(wanted[name]), rel=1e-5)
 
 
 def test_uneven_shards_averaged_without_their_counts_would_differ() -> None:

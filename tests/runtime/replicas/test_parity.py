@@ -18,6 +18,13 @@ PPO = (
     "algorithm.normalize_advantage=false",
 )  # moments of minibatches are each copy's own
 DQN = ("algorithm.learning_starts=512", "algorithm.target_every=512", "algorithm.epsilon_steps=1000")
+SUMMED = (
+    "parallel.architecture=synchronous",
+    "algorithm.reduction=sum",
+    "learner.optimizer=sgd",  # others, and clipping, hide by how much a gradient is too small
+    "learner.learning_rate=1e-4",
+    "learner.max_grad_norm=null",
+)
 # name -> environment, recipe, agent steps, overrides
 TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     "a2c": ("CartPole-v1", "a2c", 1280, ()),
@@ -30,6 +37,8 @@ TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
         1024,
         (*PPO, "network.normalize_observation=true", "learner.reward=normalize"),
     ),
+    "impala-summed": ("CartPole-v1", "impala", 1280, SUMMED),
+    "n-step-q-summed": ("CartPole-v1", "n_step_q", 1280, SUMMED),
     "dqn": ("CartPole-v1", "dqn", 2304, (*DQN, "learner.optimizer=adagrad", "learner.learning_rate=0.01")),
 }
 
@@ -57,7 +66,9 @@ def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("copies", [2, 3])
-@pytest.mark.parametrize("task", ["a2c", "a2c-lstm", "ppo", "ppo-normalised"])
+@pytest.mark.parametrize(
+    "task", ["a2c", "a2c-lstm", "ppo", "ppo-normalised", "impala-summed", "n-step-q-summed"]
+)
 def test_copies_in_lockstep_equal_one_loop(tmp_path: Path, task: str, copies: int) -> None:
     alone, counted = train(tmp_path / "alone", task, f"sampler.shards={copies}")
     together, counted_together = train(tmp_path / "together", task, *on("accel_sync", "threads", copies))

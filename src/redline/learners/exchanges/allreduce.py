@@ -1,6 +1,7 @@
 """Synchronous data parallelism: gradients are averaged over learners, then all clip and step alike.
 
     g = sum_k n_k g_k / sum_k n_k        then clip by the norm of g, then step
+    g = sum_k g_k                        where the loss is a sum over samples, not their mean
 
 The synchronous scheme of DistBelief's successors and of Accel RL (Stooke & Abbeel 2018, section 3). It equals one
 learner's step on the union of the batches. Parameters start equal and stay equal, bit for bit, because every learner
@@ -24,12 +25,13 @@ Reduce = Callable[
 
 
 class AllReduce:
-    """Averages over learners, weighted by the samples behind each gradient."""
+    """Averages over learners, weighted by the samples behind each gradient; gradients of sums are added."""
 
     needs_loss = False
 
-    def __init__(self, reduce: Reduce) -> None:
-        self._reduce = reduce
+    def __init__(self, reduce: Reduce, *, summed: bool = False) -> None:
+        """summed: whether a loss is the sum over its samples. Metrics are means in any case."""
+        self._reduce, self._summed = reduce, summed
         self._payload = torch.zeros(0)
 
     @property
@@ -46,7 +48,7 @@ class AllReduce:
         """Nothing: all weights are equal."""
 
     def step(self, learner: Any, norm: Tensor, metrics: Metrics) -> Metrics:
-        """Average gradients and metrics, clip what came out, step. Blocks until all learners are here."""
+        """Average gradients (or add them) and metrics, clip what came out, step. Blocks until all learners are here."""
         names = [
             name for name, value in metrics.items() if not (isinstance(value, Tensor) and value.dim() > 0)
         ]
@@ -57,9 +59,10 @@ class AllReduce:
         payload[:size].copy_(learner.gradient)
         payload[size:-1] = torch.tensor([float(metrics[name]) for name in names])
         payload[-1] = 1.0
-        payload.mul_(samples)
+        means = payload[size:] if self._summed else payload
+        means.mul_(samples)
         self._reduce(payload)
-        payload.div_(float(payload[-1]))
+        means.div_(float(payload[-1]))
         learner.gradient.copy_(payload[:size])
         norm = torch.linalg.vector_norm(learner.gradient)
         learner.clip_and_step(norm)

@@ -108,7 +108,8 @@ class ReplicaJob:
                 for server in range(len(self.post.slices))
             ]
             return ToServers(lines, config, OutlierRule(parallel.outlier), fetch_every=parallel.fetch_every)
-        return AllReduce(self.make_reducer(give_up, device))
+        summed = getattr(experiment.algorithm, "reduction", "mean") == "sum"
+        return AllReduce(self.make_reducer(give_up, device), summed=summed)
 
     def make_reducer(self, give_up: Any, device: torch.device) -> SharedReducer | TorchReducer:
         """The end of this copy where copies meet. NCCL wants every copy to come with a device of its own."""
