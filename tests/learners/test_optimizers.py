@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from redline.learners.config import LearnerConfig
 from redline.learners.learner import Learner
-from redline.learners.optimizers import Adagrad, InsideRMSprop
+from redline.learners.optimizers import SGD, Adagrad, InsideRMSprop, make
 
 GRADIENTS = [3.0, -1.0, 0.5, 0.0, 2.0, 2.0, 2.0]
 
@@ -89,7 +90,26 @@ def test_adagrad_is_torchs() -> None:
     torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("make", [InsideRMSprop, Adagrad])
+INSIDE = LearnerConfig(optimizer="rmsprop", epsilon_inside=True, centered=True, momentum=0.9)
+
+
+# Torch's own choose other kernels for stand-ins than for tensors on a GPU.
+@pytest.mark.parametrize(
+    "config",
+    [LearnerConfig(optimizer="sgd"), LearnerConfig(optimizer="adagrad"), INSIDE],
+    ids=["sgd", "adagrad", "rmsprop"],
+)
+def test_no_step_waits_for_a_number_from_the_device(config: LearnerConfig) -> None:
+    """Recording forbids it. Stand-ins for tensors on a GPU have none to give, and say so."""
+    with FakeTensorMode():
+        weights = nn.Parameter(torch.zeros(10, device="cuda"))
+        weights.grad = torch.zeros(10, device="cuda")
+        optimizer = make(config, weights, torch.tensor(1e-3, device="cuda"), capturable=True)
+        for _ in range(2):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("make", [InsideRMSprop, Adagrad, SGD])
 def test_a_rate_in_a_tensor_moves_the_weights_alike(make: Any) -> None:
     torch.manual_seed(0)
     pair = [nn.Parameter(torch.ones(9)) for _ in range(2)]

@@ -83,9 +83,11 @@ def test_an_inference_server_on_the_gpu_equals_one_loop(tmp_path: Path, runtime:
     torch.testing.assert_close(weights(alone), weights(served), atol=1e-3, rtol=1e-3)
 
 
-def parts_of(recipe: str, device: str, precision: Any, *, graphs: bool) -> Parts:
+def parts_of(recipe: str, device: str, precision: Any, *, graphs: bool, **changes: Any) -> Parts:
     made: Experiment = recipes.find(recipe, environment_of(recipe))
-    learner = replace(made.learner, device=device, precision=precision, cuda_graphs=graphs, threads=1)
+    learner = replace(
+        made.learner, device=device, precision=precision, cuda_graphs=graphs, threads=1, **changes
+    )
     environment = replace(made.environment, id=environment_of(recipe))
     algorithm = replace(made.algorithm, epochs=1) if hasattr(made.algorithm, "epochs") else made.algorithm  # type: ignore[call-arg]
     return assemble(replace(made, learner=learner, environment=environment, algorithm=algorithm))
@@ -135,9 +137,17 @@ def apart(one: Parts, other: Parts) -> float:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("recipe", ["ppo", "ppo_atari", "a2c_atari", "impala_atari", "appo", "n_step_q"])
-def test_recorded_updates_equal_eager_ones(recipe: str, precision: str) -> None:
-    eager, recorded = (parts_of(recipe, "cuda", precision, graphs=graphs) for graphs in (False, True))
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        *((name, {}) for name in ("ppo", "ppo_atari", "a2c_atari", "impala_atari", "appo", "n_step_q")),
+        ("ppo", {"optimizer": "sgd", "learning_rate": 0.1}),
+    ],
+)
+def test_recorded_updates_equal_eager_ones(recipe: str, changes: dict[str, Any], precision: str) -> None:
+    eager, recorded = (
+        parts_of(recipe, "cuda", precision, graphs=graphs, **changes) for graphs in (False, True)
+    )
     assert recorded.learner.graphs
     assert not eager.learner.graphs
     assert apart(eager, recorded) < (0.02 if precision == "fp32" else 0.1)

@@ -1,6 +1,6 @@
 """Optimisers of the actor-learner papers that torch has in another form, each over one flat piece of the weights.
 
-Neither waits for a number from the device: both can be recorded as CUDA graphs, with the rate in a tensor.
+None waits for a number from the device: both can be recorded as CUDA graphs, with the rate in a tensor.
 """
 
 from __future__ import annotations
@@ -87,6 +87,20 @@ class Adagrad(torch.optim.Optimizer):
                 _move(weights, torch.div(gradient, denominator, out=denominator), group["lr"])
 
 
+class SGD(torch.optim.Optimizer):
+    """theta <- theta - lr d. As torch's, which reads a rate in a tensor back from the device at every step."""
+
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float | Tensor) -> None:
+        super().__init__(weights, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One step along ``grad`` of every parameter; ``closure`` is not called."""
+        for group in self.param_groups:
+            for weights in group["params"]:
+                _move(weights, weights.grad, group["lr"])
+
+
 def _move(weights: Tensor, direction: Tensor, lr: float | Tensor) -> None:
     weights.sub_(direction * lr) if isinstance(lr, Tensor) else weights.sub_(direction, alpha=lr)
 
@@ -96,7 +110,7 @@ def make(config: LearnerConfig, weights: nn.Parameter, lr: float | Tensor, *, ca
     if config.optimizer == "adam":
         return torch.optim.Adam([weights], lr=lr, eps=config.epsilon, fused=True, capturable=capturable)
     if config.optimizer == "sgd":
-        return torch.optim.SGD([weights], lr=lr)
+        return SGD([weights], lr)
     if config.optimizer == "adagrad":
         return Adagrad([weights], lr, epsilon=config.epsilon)
     if config.epsilon_inside:
