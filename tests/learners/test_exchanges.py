@@ -363,6 +363,35 @@ def test_a_chunk_whose_lock_is_taken_is_visited_last() -> None:
     assert torch.equal(made.flat, central.weights)
 
 
+# Of Adam, whose moments are shared: whoever goes on with them must know how many updates they are of.
+def test_a_worker_goes_on_where_its_predecessor_stood() -> None:
+    data, ends = batches(6), []
+    for change in (0, 3):  # 0: none
+        made = learner(ADAM)
+        central = Central.of_one_process(made.flat.numel(), 1, ADAM)
+        central.initialise(made.flat)
+        for k, batch in enumerate(data):
+            if k in (0, change):
+                made.share(Race(central, 0, ADAM))
+            step(made, batch)
+        ends.append(central.weights)
+    assert torch.equal(*ends)
+
+
+def test_a_server_goes_on_where_its_predecessor_stood() -> None:
+    gradients, ends = torch.randn(6, 4).unbind(), []
+    for change in (0, 3):
+        weights, version = torch.zeros(4), 0
+        statistics = {name: torch.zeros(4) for name in statistics_of(ADAM)}
+        for k, gradient in enumerate(gradients):
+            if k in (0, change):
+                shard = Shard(weights, statistics, ADAM, version=version)
+            shard.apply(gradient, version, 0.1)
+            version = shard.version
+        ends.append(weights)
+    assert torch.equal(*ends)
+
+
 class Local:
     """A line to a shard in this thread."""
 

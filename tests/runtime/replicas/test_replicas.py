@@ -224,6 +224,29 @@ def test_lockstep_resumes_where_it_stopped_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(states[0].state["learner"]["weights"], states[1].state["learner"]["weights"])
 
 
+@pytest.mark.parametrize("architecture", ["a3c", "accel_async", "gorila"])
+def test_one_copy_apart_resumes_where_it_stopped_bit_for_bit(tmp_path: Path, architecture: str) -> None:
+    """With Adam, whose moments are shared and whose count of steps is not."""
+    numbers = {"queue": 0, "servers": 1} if architecture == "gorila" else {}
+    still = ["learner.optimizer=adam", "learner.anneal=false"]
+    whole, half = (
+        redline.train(
+            "CartPole-v1",
+            "a2c",
+            steps=steps,
+            seed=3,
+            folder=str(tmp_path),
+            overrides=[*on(architecture, 1, **numbers), *still],
+        )
+        for steps in (1280, 640)
+    )
+    again = redline.resume(half, steps=1280)
+    states = [load_newest(run.path / "checkpoints") for run in (whole, again)]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert torch.equal(states[0].state["learner"]["weights"], states[1].state["learner"]["weights"])
+
+
 def test_the_run_shows_roles_and_staleness(tmp_path: Path) -> None:
     seen: list[Progress] = []
 

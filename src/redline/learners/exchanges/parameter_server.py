@@ -17,7 +17,7 @@ from torch import Tensor
 
 from redline.learners.config import LearnerConfig
 from redline.learners.exchange import clip
-from redline.learners.optimizers import set_rate, shared_optimizer
+from redline.learners.optimizers import set_rate, set_steps, shared_optimizer
 from redline.ops.moments import Pool
 from redline.types import Metrics
 
@@ -38,6 +38,7 @@ class Shard:
         self.weights, self.max_staleness, self.version = weights, max_staleness, version
         self.gradient = torch.zeros_like(weights)
         self.optimizer = shared_optimizer(config, weights, self.gradient, statistics)
+        set_steps(self.optimizer, version)  # Adam's t, whose moments may be those of a server before
         self.rejected = 0
 
     @torch.no_grad()

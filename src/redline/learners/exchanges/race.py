@@ -18,7 +18,7 @@ from torch import Tensor
 from redline.learners.config import LearnerConfig
 from redline.learners.exchange import clip
 from redline.learners.exchanges.central import Central, SharedTarget
-from redline.learners.optimizers import set_rate, shared_optimizer
+from redline.learners.optimizers import set_rate, set_steps, shared_optimizer
 from redline.ops.moments import Pool
 from redline.types import Metrics
 
@@ -55,6 +55,8 @@ class Race:
         clip(learner.gradient, norm, self.config.max_grad_norm)
         self.gradient.copy_(learner.gradient)
         set_rate(self.optimizer, learner.learning_rate)
+        # Adam's t: a worker that comes after another, or after a checkpoint, finds its moments full.
+        set_steps(self.optimizer, int(self.central.updates[self.writer]))
         lag = self._others() - self._pulled
         self.optimizer.step()
         self.central.record(self.writer, lag)
@@ -68,7 +70,7 @@ class Race:
         return True
 
     def state(self) -> dict[str, Any]:
-        """Nothing."""
+        """Nothing: what counts is shared."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
