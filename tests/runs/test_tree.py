@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from redline.runs.checkpoint import load_checkpoint, save_checkpoint
-from redline.runs.rng import global_rng_state, load_global_rng_state, load_rng_state, rng_state
+from redline.runs.rng import global_rng_state, go_on_from, load_global_rng_state, load_rng_state, rng_state
 from redline.runs.tensors import read_tensors, write_tensors
 from redline.runs.tree import join, split
 from redline.types import RunError
@@ -240,6 +240,15 @@ def test_global_generators_go_on_where_they_were(tmp_path: Path) -> None:
     draw()
     load_global_rng_state(state)
     assert draw() == expected
+
+
+def test_a_generator_keeps_its_seed_where_the_state_is_of_another_kind_of_device() -> None:
+    first, second = (torch.Generator().manual_seed(seed) for seed in (3, 8))
+    fresh, on_a_gpu = second.get_state(), torch.zeros(16, dtype=torch.uint8)  # its seed and how far it is
+    assert not go_on_from(second, on_a_gpu)
+    assert torch.equal(second.get_state(), fresh)
+    assert go_on_from(second, first.get_state())
+    assert torch.equal(torch.rand(3, generator=second), torch.rand(3, generator=first))
 
 
 def test_a_state_of_another_kind_is_refused() -> None:

@@ -173,3 +173,21 @@ def test_a_replay_that_was_not_saved_fills_again_before_it_is_learned_from(recip
         before, steps = steps, go_on(other, steps, steps + 1)
     assert before - begin >= 600 - 256  # an iteration takes some steps before it looks
     assert steps - begin >= 600
+
+
+@pytest.mark.parametrize("more", [(), (*ENGINE[:-1], "parallel.runtime=threads")], ids=["alone", "engine"])
+def test_episodes_begin_anew_where_actions_were_drawn_on_another_kind_of_device(
+    more: tuple[str, ...],
+) -> None:
+    """A run begun on a GPU goes on here: what is drawn from has another state there, of 16 bytes."""
+    parts, loop = begun("ppo", *more)
+    steps = go_on(loop, 0, 2048)
+    learner, state = saved(parts, loop)
+    for actor in state["actors"]:
+        actor["generator"] = torch.zeros(16, dtype=torch.uint8)
+    again, other = begun("ppo", *more)
+    again.learner.load_state(learner)
+    assert not other.load_state(state)
+    assert go_on(other, steps, steps + 2048) > steps
+    for each in (loop, other, parts, again):
+        each.close()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from redline.networks.acting import chooser
+from redline.runs.rng import go_on_from
 from redline.types import ActInput, Environment, Episode, Interruption, Spec, Step, Tree, Unroll, tree_map
 
 Clock = dict[str, float]  # seconds spent in "stepping" and "acting"
@@ -326,7 +327,8 @@ class Actor:
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Go back to a saved state. False where the environments had to start new episodes instead."""
-        self.generator.set_state(state["generator"])
+        if not go_on_from(self.generator, state["generator"]):
+            return False
         exact = True
         for group, saved in zip(self.groups, state["groups"], strict=True):
             if saved["environment"] is None:

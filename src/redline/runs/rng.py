@@ -45,6 +45,17 @@ def load_rng_state(generator: Generator, state: dict[str, Any]) -> None:
         raise RunError(f"the saved random state does not fit a {target}: {error}") from error
 
 
+def go_on_from(generator: torch.Generator, state: torch.Tensor) -> bool:
+    """Put ``generator`` where its ``get_state`` was ``state``; False where that was on another kind of device.
+
+    A GPU's generator and a CPU's have no state in common: it then stays where its seed has put it.
+    """
+    if state.shape != generator.get_state().shape:
+        return False
+    generator.set_state(state.cpu())
+    return True
+
+
 def global_rng_state() -> dict[str, Any]:
     """The states of the generators that libraries share: Python's, numpy's, torch's (and its CUDA ones)."""
     version, internal, gauss = random.getstate()

@@ -17,6 +17,7 @@ from redline.inference.server import Policy, Server
 from redline.inference.tables import Shape, Tables
 from redline.inference.worker import GENERATION
 from redline.runs.provenance import usable_cores
+from redline.runs.rng import go_on_from
 from redline.runtime.crew.acting import ActingNetwork
 from redline.runtime.crew.bells import Bell
 from redline.runtime.crew.board import EVENTS, Board
@@ -173,10 +174,11 @@ class InferenceJob:
         if len(saved["environments"]) != self.shape.workers:
             return False
         parts = [{worker: saved["environments"][str(worker)] for worker in host} for host in self.hosts]
+        server = loop.server
+        if not go_on_from(server.generator, saved["generator"]):
+            return False
         if not all(desk.ask_hosts("load_state", parts)):
             return False
-        server = loop.server
-        server.generator.set_state(saved["generator"].cpu())
         server.tables.now["reset"][...] = saved["reset"]
         tree_map(lambda mine, state: mine.copy_(state), server.state, saved["state"])
         return True
