@@ -297,6 +297,15 @@ def test_one_loop_leaves_cores_idle() -> None:
     assert "leaves 3.0 of 4 cores idle" in told[1]
 
 
+def test_environments_that_keep_everybody_waiting_are_told_of_and_no_gpu() -> None:
+    late = replace(COSTS, step={1: Work(core=10e-6, wait=8e-3), 16: Work(core=160e-6, wait=128e-3)})
+    found = prediction(0.2, actor=1.0, learner=0.1)
+    role, sentence = bottleneck(OPTION, found, MACHINE, where_time_goes(OPTION, late, found))
+    assert role == ""
+    assert "keep everybody waiting" in sentence
+    assert sentence.endswith("cores and a GPU would not.")
+
+
 def test_the_start_is_part_of_the_time() -> None:
     plan = sample_plan()
     plan = replace(plan, ranked=[replace(plan.best, start=60.0 / 100_000), *plan.ranked[1:]])

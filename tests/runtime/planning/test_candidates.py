@@ -85,6 +85,12 @@ def test_actors_that_shall_not_give_way_do_not_in_any_plan() -> None:
     assert not any(option.polite for option in options(equal)[0])
 
 
+def test_an_architecture_that_wants_two_copies_says_so_where_there_is_room_for_one() -> None:
+    found, refused = options(search_of("impala", only="seed", machine=replace(MACHINE, cores=1)))
+    assert not found
+    assert refused == ["seed: wants two copies at least, and here are 8 environments and 1 core(s)"]
+
+
 def test_memory_is_a_limit() -> None:
     small = replace(MACHINE, memory=600 * 2**20)
     found, refused = options(search_of("impala", machine=small))

@@ -16,6 +16,7 @@ from redline.planner.machines import cost_per_million
 from redline.planner.measured import Costs
 from redline.planner.options import Option, Plan
 from redline.planner.workload import acting, learning, round_of
+from redline.reports.scales import short
 
 LARGEST_BATCH = 65_536  # up to which a crossover is looked for
 BUSY = 0.9  # of the time: a role that others wait for
@@ -274,6 +275,12 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
         )
     if machine.gpus is not None and prediction.gpu_busy >= BUSY * machine.gpus.count:
         return "gpu", "The GPU is used up: a faster or a second one would relieve it, more actors would not."
+    if where.waiting > sum(where.micros.values()):
+        return "", (
+            f"The environments keep everybody waiting ({short(where.waiting, 2)} µs of a step, of "
+            f"{short(where.waiting + sum(where.micros.values()), 2)}): more of them side by side, or faster ones, would "
+            "relieve it; cores and a GPU would not."
+        )
     if not busy:
         return "", "How busy the roles are is not known."
     top = max(busy, key=lambda name: busy[name])

@@ -84,8 +84,10 @@ def options(search: Search) -> tuple[list[Option], list[str]]:
     own = search.experiment.parallel.architecture
     names = [search.only] if search.only else [n for n in ARCHITECTURES if n not in ASYNCHRONOUS or n == own]
     for name in names:
-        reason = ""
+        envs, cores = search.experiment.sampler.num_envs, search.machine.cores
+        reason = f"{name}: wants two copies at least, and here are {envs} environments and {cores} core(s)"
         for option in _of(name, search):
+            reason = ""
             try:
                 complete = _complete(option, search)
             except UserError as error:
