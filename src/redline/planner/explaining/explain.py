@@ -275,11 +275,11 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
         )
     if machine.gpus is not None and prediction.gpu_busy >= BUSY * machine.gpus.count:
         return "gpu", "The GPU is used up: a faster or a second one would relieve it, more actors would not."
-    if where.waiting > sum(where.micros.values()):
+    work = sum(where.micros.values())
+    if where.waiting > work:
         return "", (
-            f"The environments keep everybody waiting ({short(where.waiting, 2)} µs of a step, of "
-            f"{short(where.waiting + sum(where.micros.values()), 2)}): more of them side by side, or faster ones, would "
-            "relieve it; cores and a GPU would not."
+            f"The environments keep everybody waiting ({short(where.waiting, 2)} µs of a step beside {short(work, 2)} "
+            "of work): more of them side by side, or faster ones, would relieve it; cores and a GPU would not."
         )
     if not busy:
         return "", "How busy the roles are is not known."
