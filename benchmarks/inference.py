@@ -35,7 +35,9 @@ from redline.runtime.pool import one_thread_each
 from redline.runtime.serving.muster import ServerMuster
 from redline.studies.alternating import engine, measure
 
-SLEEPING = "sleeping:Sleeping"  # beside this script, whose folder is where Python looks first, in worker processes too
+SLEEPING = (
+    "worlds:Sleeping"  # beside this script, whose folder is where Python looks first, in worker processes too
+)
 UNROLL = 20
 PRECISION = "learner.precision=fp32"
 
