@@ -81,7 +81,10 @@ def large() -> gymnasium.Env[Any, Any]:
 
 
 class Sleeping(gymnasium.Env[Any, Any]):
-    """Nothing but waiting, as with a simulator elsewhere: sleeps ``seconds`` each step. Observation f32[4], two actions, episodes of 100 steps, reward 1."""
+    """Nothing but waiting, as with a simulator elsewhere: it sleeps ``seconds`` each step.
+
+    Observation f32[4], two actions, episodes of 100 steps, reward 1.
+    """
 
     def __init__(self, seconds: float = 0.005) -> None:
         self.observation_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
