@@ -3,7 +3,7 @@
     python benchmarks/simulator.py [--actors 10000] [--seconds 60]
 
 Each actor has a core of its own, steps four environments for 30 ms (exponential stragglers) and acts for 10. It sends
-what its paper sends: unrolls of 100 steps to a learner (IMPALA on DMLab), 50 transitions at a time to a shared replay
+what its paper sends: unrolls of 20 steps to a learner (IMPALA on Atari), 50 transitions at a time to a shared replay
 (Ape-X). The wall clock, the rate, and what the closed form says it cannot exceed, stand beside each other.
 """
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     n, seconds = options.actors, options.seconds
     replayed = replace(workload(n, 50), samples=512, ratio=1.0)
     rows = [
-        measure("impala", IMPALA.sized(n, 1, BATCH), workload(n, 100), seconds),
+        measure("impala", IMPALA.sized(n, 1, BATCH), workload(n, 20), seconds),
         measure("apex", APEX.sized(n), replayed, seconds),
     ]
     print(
