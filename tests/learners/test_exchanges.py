@@ -305,6 +305,37 @@ def test_one_workers_step_changes_what_anothers_next_step_divides_by() -> None:
     assert (shared.abs() < alone.abs()).float().mean() > 0.9  # a fuller g makes shorter steps
 
 
+@pytest.mark.parametrize("kind", ["race", "chunks"])
+def test_whoever_comes_late_learns_from_the_shared_target_network(kind: str) -> None:
+    def join(central: Central, writer: int) -> Learner:
+        made = learner(ADAM)
+        made.make_target()
+        locks = [threading.Lock()]
+        made.share(
+            Race(central, writer, ADAM) if kind == "race" else ChunkLocked(central, writer, ADAM, locks)
+        )
+        made.exchange.pull(made)
+        return made
+
+    first = learner(ADAM)
+    central = Central.of_one_process(first.flat.numel(), 2, ADAM)
+    central.initialise(first.flat)
+    first = join(central, 0)
+    for batch in batches(2):
+        step(first, batch)
+        first.set_progress(0.0, first.steps + 500)
+    first.copy_target()
+    step(first, batches(1)[0])
+    resumed = Central.of_one_process(first.flat.numel(), 2, ADAM)
+    resumed.initialise(central.weights)
+    resumed.load_state(central.state())
+    for each in (central, resumed):  # the successor of one that was killed, and a learner of a resumed run
+        late = join(each, 1)
+        assert torch.equal(late._target, first._target)
+        assert not torch.equal(late._target, late.flat)
+        assert late.target_steps == 1000, "when it is due again"
+
+
 # Accel RL, check 2
 def test_after_a_push_the_learner_has_the_central_weights_chunk_by_chunk() -> None:
     made = learner(ADAM)

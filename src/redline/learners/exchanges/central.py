@@ -23,6 +23,7 @@ def central_forms(size: int, writers: int, config: LearnerConfig) -> dict[str, A
         "statistics": {name: ((size,), "float32") for name in statistics_of(config)},
         "target": ((size,), "float32"),
         "target_count": ((1,), "int64"),
+        "target_steps": ((1,), "int64"),
         "updates": ((writers,), "int64"),
         "lags": ((writers, LAGS), "int64"),
     }
@@ -36,6 +37,7 @@ class Central:
     statistics: dict[str, Tensor]  # f32[P] by ``optimizers.statistics_of``'s names
     target: Tensor  # f32[P] weights of the target network
     target_count: np.ndarray  # i64[1] times it was made anew
+    target_steps: np.ndarray  # i64[1] agent steps of whoever made it, when it was made anew
     updates: np.ndarray  # i64[writers] gradients applied by each
     lags: np.ndarray  # i64[writers, LAGS] staleness in updates -> gradients applied at it
 
@@ -47,6 +49,7 @@ class Central:
             {name: torch.from_numpy(array) for name, array in arrays["statistics"].items()},
             torch.from_numpy(arrays["target"]),
             arrays["target_count"],
+            arrays["target_steps"],
             arrays["updates"],
             arrays["lags"],
         )
@@ -75,6 +78,7 @@ class Central:
         return {
             "statistics": {name: tensor.clone() for name, tensor in self.statistics.items()},
             "target": self.target.clone(),
+            "target_steps": int(self.target_steps[0]),
             "updates": self.updates.tolist(),
             "lags": self.lags.tolist(),
         }
@@ -84,6 +88,7 @@ class Central:
         for name, tensor in self.statistics.items():
             tensor.copy_(state["statistics"][name])
         self.target.copy_(state["target"])
+        self.target_steps[0] = state.get("target_steps", 0)  # older checkpoints have no such entry
         if len(state["updates"]) == len(self.updates):
             self.updates[:], self.lags[:] = state["updates"], state["lags"]
         else:
@@ -96,12 +101,15 @@ class SharedTarget:
 
     def __init__(self, central: Central) -> None:
         self.central = central
-        self._seen = int(central.target_count[0])
+        self._seen = (
+            -1
+        )  # whoever comes later, after a restart or a resume, has a target of its own to replace
 
     def refresh(self, learner: Any) -> None:
         """Called when a copy to the target is due: make it anew unless another learner just has, then adopt it."""
         if int(self.central.target_count[0]) == self._seen:
             self.central.target.copy_(self.central.weights)
+            self.central.target_steps[0] = learner.steps
             self.central.target_count[0] += 1
         self.follow(learner, force=True)
 
@@ -110,5 +118,5 @@ class SharedTarget:
         count = int(self.central.target_count[0])
         if learner.target is not None and (force or count != self._seen):
             learner.adopt_target(self.central.target)
-            learner.target_steps = learner.steps
+            learner.target_steps = int(self.central.target_steps[0])
         self._seen = count
