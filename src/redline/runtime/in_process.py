@@ -209,8 +209,7 @@ class ReplayLoop:
             ticks += 1
             counted = steps + ticks * stride + place.head_start
             learner.exchange.pull(learner)
-            filled = len(self.replay) > 0 and self.replay.storage.head * self.num_envs >= self._fill
-            due = algorithm.due(counted, stride) if filled else 0
+            due = algorithm.due(counted, stride) if self._filled(counted) else 0
             batches = self._act(before, due)
             after = self._whole(steps, ticks * stride)
             begin = time.perf_counter()
@@ -222,6 +221,12 @@ class ReplayLoop:
             self.learning += time.perf_counter() - begin
             self.actor.receive(self.replay.add, self._transform)
         return ticks * self.num_envs, {name: float(value) for name, value in self.last.items()}
+
+    def _filled(self, counted: int) -> bool:
+        """Whether replay is learned from. Copies that wait for each other at every update must all say the same."""
+        if self.parts.place.learns_from is not None:
+            return counted >= self.parts.place.learns_from()
+        return len(self.replay) > 0 and self.replay.storage.head * self.num_envs >= self._fill
 
     def _whole(self, steps: int, taken: int) -> int:
         """Agent steps of the run when ``taken`` have been added here to ``steps``."""

@@ -37,6 +37,7 @@ class Place:
     )
     head_start: int = 0  # agent steps by which its updates from replay begin early: others fill replays too
     whole: Callable[[int], int] | None = None  # its steps in this iteration -> agent steps of the run
+    learns_from: Callable[[], int] | None = None  # agent steps of the run before which nothing is learned
     cores: int = 0  # that its environments may keep busy; 0: every one
 
 

@@ -58,6 +58,37 @@ def test_killing_one_bundle_of_two_halves_the_servers_rate(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+def test_a_copy_killed_in_lockstep_fills_its_replay_before_all_learn_again() -> None:
+    numbers = ["parallel.architecture=accel_sync", "sampler.num_envs=2", "environment.backend=inline"]
+    starts = ["algorithm.learning_starts=256", "replay.capacity=4000"]
+    with one_thread_each():
+        parts = assemble(api.make_experiment("CartPole-v1", "dqn", overrides=[*COMMON, *numbers, *starts]))
+        loop: Any = make_loop(parts)
+        try:
+            steps, end = 0, time.monotonic() + 60
+
+            def go_on() -> int:
+                nonlocal steps
+                steps += loop.iterate(steps, 0.0, lambda: time.monotonic() > end)[0]
+                return int(parts.learner.version)
+
+            while go_on() < 100:
+                pass
+            kill(loop, 0)
+            while not loop.events().get("restarts"):
+                go_on()
+            before, at = parts.learner.version, steps
+            while go_on() == before:
+                pass
+            assert steps - at >= 256
+            first, other = loop.weights()
+            assert torch.equal(first, other)
+        finally:
+            loop.close()
+            parts.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("collective", ["shared", "torch"])
 def test_a_copy_killed_in_lockstep_does_not_hang_the_others(collective: str) -> None:
     overrides = [*COMMON, "parallel.architecture=accel_sync", f"parallel.collective={collective}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,6 +246,44 @@ def test_one_copy_apart_resumes_where_it_stopped_bit_for_bit(tmp_path: Path, arc
     assert states[0] is not None
     assert states[1] is not None
     assert torch.equal(states[0].state["learner"]["weights"], states[1].state["learner"]["weights"])
+
+
+@pytest.mark.parametrize("lost", ["a whole copy", "replays", "the first copy's episodes"])
+def test_whatever_a_resume_lost_copies_in_lockstep_learn_together(lost: str) -> None:
+    """A copy whose replay was empty made no updates, and the others waited for it for ever."""
+    starts = 300
+    options = [*on("accel_sync", 2), f"algorithm.learning_starts={starts}", "sampler.num_envs=4"]
+    with one_thread_each():
+        loop, parts = make("dqn", options)
+        try:
+            steps = go(loop, lambda: parts.learner.version > 100)
+            learner, state = parts.learner.state(), loop.state()
+            first, other = (copy["loop"] for copy in state["copies"])
+            if lost == "a whole copy":
+                state["copies"][1] = None
+            elif lost == "replays":
+                first["replay"] = other["replay"] = None
+            else:
+                first["actor"]["environment"] = None
+            again, parts_again = make("dqn", options)
+            try:
+                parts_again.learner.load_state(learner)
+                assert not again.load_state(state)
+                before, end = parts_again.learner.version, time.monotonic() + 20
+                begun = steps
+                while parts_again.learner.version == before:
+                    steps += again.iterate(steps, 0.0, lambda: time.monotonic() > end)[0]
+                waited = starts if lost != "the first copy's episodes" else 0
+                assert waited < steps - begun <= waited + 256, "a replay that begins empty fills again"
+                one, two = again.weights()
+                assert torch.equal(one, two)
+                assert again.memory.learns_from == again.state()["learns_from"] > begun
+            finally:
+                again.close()
+                parts_again.close()
+        finally:
+            loop.close()
+            parts.close()
 
 
 def test_the_run_shows_roles_and_staleness(tmp_path: Path) -> None:

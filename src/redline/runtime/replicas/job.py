@@ -69,7 +69,13 @@ class ReplicaJob:
         def give_up() -> bool:
             return board.stopping or port.orphaned()
 
-        parts = share_parts(self.experiment, self.spec, role, whole=lambda taken: memory.whole + taken)
+        parts = share_parts(
+            self.experiment,
+            self.spec,
+            role,
+            whole=lambda taken: memory.whole + taken,
+            learns_from=lambda: memory.learns_from,
+        )
         device = parts.learner.device
         parts.learner.share(self.make_exchange(lambda: give_up() or memory.abandoned, device))
         loop = in_process.make_loop(parts)

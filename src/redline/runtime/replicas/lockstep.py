@@ -2,7 +2,8 @@
 
 Every copy collects its share of an unroll, and at each update all meet, average their gradients and step alike. When
 a copy dies, the others give up the update they wait in; once it has been started again all adopt the weights and
-statistics of copy 0, and the iteration is begun anew.
+statistics of copy 0, and the iteration is begun anew. Copies with replays then wait until the successor's has filled:
+an update that one of them does not make would leave the others waiting for ever.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from redline.runtime.crew.board import working
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.threads import Crew, ThreadCrew
+from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.in_process import Loop, Stop
 from redline.runtime.parts import Parts
 from redline.runtime.replicas.job import ReplicaJob, copy_state, load_copy_state
@@ -41,8 +43,10 @@ class SynchronousLoop:
         self.copies = parallel.copies
         shared = parallel.runtime == "processes"
         check_shares(experiment, parts.spec)
-        self.memory = Memory(self.copies, 0, shared=shared)
-        self.own = share_parts(experiment, parts.spec, 0, learner=learner)
+        self.memory = memory = Memory(self.copies, 0, shared=shared)
+        self.own = share_parts(
+            experiment, parts.spec, 0, learns_from=lambda: memory.learns_from, learner=learner
+        )
         self.rows: Rows | None = None
         self.folder: str | None = None
         if parallel.collective == "torch":
@@ -68,6 +72,9 @@ class SynchronousLoop:
         self._deaths = 0
         self._back: set[int] = set()  # copies whose iteration is over
         self._generation = 0
+        self._unfilled = _fill(
+            experiment
+        )  # agent steps, from the next iteration on, before replays are learned from
         self._shares = Shares()
         jobs: list[Any] = every[1:]
         self.crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
@@ -97,6 +104,9 @@ class SynchronousLoop:
         """One iteration of every copy; returns the agent steps of all."""
         board = self.memory.board
         board.steps = steps
+        if self._unfilled:
+            self.memory.learns_from = max(self.memory.learns_from, steps + self._unfilled)
+            self._unfilled = 0
         before = int(board.taken.sum())
         self._back = set()
         for other in range(self.copies - 1):
@@ -151,6 +161,7 @@ class SynchronousLoop:
             if time.perf_counter() > until:
                 raise RunError(f"copies {sorted(waiting)} did not come back: go on by `redline resume`")
         self._deaths = self.crew.events().get("restarts", 0)
+        self._unfilled = _fill(self.parts.experiment)  # a successor's replay is empty
         self._align()
 
     def _align(self) -> bool:
@@ -193,6 +204,7 @@ class SynchronousLoop:
         return {
             "copies": [copy_state(self.own, self.loop), *others],
             "taken": self.memory.board.taken.tolist(),
+            "learns_from": self.memory.learns_from,
         }
 
     def load_state(self, state: dict[str, Any]) -> bool:
@@ -202,13 +214,17 @@ class SynchronousLoop:
             return False
         self.memory.board.taken[:] = state["taken"]
         own, *others = state["copies"]
-        exact = load_copy_state(self.own, self.loop, own)
-        return exact and all(
-            [
+        exact = [  # a list: every copy goes back to what it can, whatever the others could
+            load_copy_state(self.own, self.loop, own),
+            *(
                 saved is not None and bool(self.crew.ask(other, "load_state", saved, timeout=START))
                 for other, saved in enumerate(others)
-            ]
-        )
+            ),
+        ]
+        if all(saved is not None and saved["loop"].get("replay") is not None for saved in state["copies"]):
+            self.memory.learns_from = int(state.get("learns_from", 0))  # older checkpoints have no such entry
+            self._unfilled = 0 if all(exact) else _window(self.parts.experiment)
+        return all(exact)
 
     def close(self) -> None:
         """End the copies; free what was shared. Safe to call twice."""
@@ -226,3 +242,19 @@ class SynchronousLoop:
             self.rows.close()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _window(experiment: Experiment) -> int:
+    """Agent steps of the run in which every copy's replay gets something to draw; 0 where there is none.
+
+    A transition can be drawn when the step n later is there, and a step enters after the updates made beside it.
+    """
+    if not uses_replay(experiment):
+        return 0
+    assert experiment.replay is not None
+    return (experiment.replay.n_step + 2) * experiment.sampler.num_envs
+
+
+def _fill(experiment: Experiment) -> int:
+    """Agent steps of the run in which replays fill that begin empty."""
+    return max(getattr(experiment.algorithm, "learning_starts", 0), _window(experiment))

@@ -97,7 +97,7 @@ class Memory:
         self.copies, self.servers, self.shared = copies, servers, shared
         self.board = Board(copies + servers, shared=shared)
         self.reports = Reports(copies, shared=shared)
-        self.signs = Region({"pause": ((1,), "int64"), "abandon": ((1,), "int64")}, shared=shared)
+        self.signs = Region(dict.fromkeys(("pause", "abandon", "learn"), ((1,), "int64")), shared=shared)
         self.central_region: Region | None = None
 
     def make_central(self, size: int, writers: int, config: LearnerConfig) -> Central:
@@ -134,6 +134,16 @@ class Memory:
     def abandoned(self, value: bool) -> None:
         """Call off the meeting that copies wait at, or allow the next."""
         self.signs.arrays["abandon"][0] = value
+
+    @property
+    def learns_from(self) -> int:
+        """Agent steps of the run from which on copies that step together learn from their replays."""
+        return int(self.signs.arrays["learn"][0])
+
+    @learns_from.setter
+    def learns_from(self, steps: int) -> None:
+        """Written by the main role alone, between iterations: every copy makes the same updates."""
+        self.signs.arrays["learn"][0] = steps
 
     def close(self) -> None:
         """Give up this process's hold. Safe to call twice."""

@@ -67,8 +67,16 @@ def check_shares(experiment: Experiment, spec: Spec) -> None:
         make_algorithm(share_of(experiment, role), spec)
 
 
-def place_of(experiment: Experiment, role: int, whole: Callable[[int], int] | None) -> Place:
-    """Where the share of copy ``role`` lies. ``whole``: see ``Place``; not asked where copies step together."""
+def place_of(
+    experiment: Experiment,
+    role: int,
+    whole: Callable[[int], int] | None,
+    learns_from: Callable[[], int] | None,
+) -> Place:
+    """Where the share of copy ``role`` lies; see ``Place``.
+
+    ``whole`` is not asked where copies step together, ``learns_from`` nowhere else.
+    """
     copies, together = experiment.parallel.copies, lockstep(experiment)
     starts = getattr(experiment.algorithm, "learning_starts", 0)
     return Place(
@@ -77,6 +85,7 @@ def place_of(experiment: Experiment, role: int, whole: Callable[[int], int] | No
         stride=experiment.sampler.num_envs if together else 0,
         head_start=0 if together else starts - starts // copies,
         whole=None if together else whole,
+        learns_from=learns_from if together else None,
         cores=max(usable_cores() // copies, 1),
     )
 
@@ -87,6 +96,7 @@ def share_parts(
     role: int,
     *,
     whole: Callable[[int], int] | None = None,
+    learns_from: Callable[[], int] | None = None,
     learner: Learner | None = None,
 ) -> Parts:
     """The parts of copy ``role``, its weights drawn as all others' are.
@@ -97,7 +107,7 @@ def share_parts(
     if share.learner.device == "cuda" and torch.cuda.device_count() > 1 and learner is None:
         device = f"cuda:{role % torch.cuda.device_count()}"
         share = replace(share, learner=replace(share.learner, device=device))
-    place = place_of(experiment, role, whole)
+    place = place_of(experiment, role, whole, learns_from)
     algorithm = make_algorithm(share, spec)
     config = share.learner
     pool = Pool(max(config.threads, share.sampler.shards))
