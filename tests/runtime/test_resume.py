@@ -20,6 +20,7 @@ from redline import api
 from redline.runs.checkpoint import load_newest
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import Parts, assemble
+from redline.types import Interruption
 
 PPO = ["run.checkpoint_every=1024", "run.log_every=512", "run.tensorboard=false", "algorithm.epochs=4"]
 DQN = [
@@ -191,3 +192,23 @@ def test_episodes_begin_anew_where_actions_were_drawn_on_another_kind_of_device(
     assert go_on(other, steps, steps + 2048) > steps
     for each in (loop, other, parts, again):
         each.close()
+
+
+def test_an_update_that_is_broken_off_leaves_environments_that_can_be_saved_and_stepped() -> None:
+    """Copies in lock-step give an update up when one of them dies, and on Ctrl-C: workers were then left in a step."""
+    parts, loop = begun(
+        "dqn", "environment.backend=workers", "sampler.num_envs=2", "algorithm.learning_starts=256"
+    )
+    try:
+        steps = go_on(loop, 0, 256)
+        parts.learner.stop = lambda: True
+        with pytest.raises(Interruption):
+            go_on(loop, steps, 512)
+        parts.learner.stop = bool
+        assert loop.state()["actor"]["environment"] is not None
+        assert loop.replay.storage.head * 2 > steps, "the step under way is not lost"
+        go_on(loop, steps, 512)
+        assert parts.learner.version > 0
+    finally:
+        loop.close()
+        parts.close()

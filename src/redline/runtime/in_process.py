@@ -211,15 +211,17 @@ class ReplayLoop:
             learner.exchange.pull(learner)
             due = algorithm.due(counted, stride) if self._filled(counted) else 0
             batches = self._act(before, due)
-            after = self._whole(steps, ticks * stride)
-            begin = time.perf_counter()
-            for number in range(due):
-                self._update(fraction, batches[number] if batches else None)
-            if algorithm.target_due(before, after):
-                learner.copy_target()
-            self._counted = after
-            self.learning += time.perf_counter() - begin
-            self.actor.receive(self.replay.add, self._transform)
+            try:
+                after = self._whole(steps, ticks * stride)
+                begin = time.perf_counter()
+                for number in range(due):
+                    self._update(fraction, batches[number] if batches else None)
+                if algorithm.target_due(before, after):
+                    learner.copy_target()
+                self._counted = after
+                self.learning += time.perf_counter() - begin
+            finally:  # an update that is broken off leaves no step under way: environments are saved between steps
+                self.actor.receive(self.replay.add, self._transform)
         return ticks * self.num_envs, {name: float(value) for name, value in self.last.items()}
 
     def _filled(self, counted: int) -> bool:
