@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -106,6 +107,42 @@ def test_a_copy_killed_in_lockstep_does_not_hang_the_others(collective: str) -> 
             assert torch.equal(first, other)
             assert loop.events()["restarts"] == 1
         finally:
+            loop.close()
+            parts.close()
+
+
+@pytest.mark.slow
+def test_a_copy_killed_while_another_has_no_successor_yet_is_waited_for_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("redline.runtime.crew.processes.PAUSE", 1.0)
+    overrides = [
+        *COMMON,
+        "parallel.copies=3",
+        "sampler.num_envs=3",
+        "algorithm.unroll=32",
+        "parallel.architecture=accel_sync",
+    ]
+    with one_thread_each():
+        parts = assemble(api.make_experiment("CartPole-v1", "a2c", overrides=overrides))
+        loop: Any = make_loop(parts)
+        assert loop.iterate(0, 0.0, bool)[0] == 96
+
+        def kill_two() -> None:
+            kill(loop, 0)
+            eventually(lambda: loop.crew.restarts == 1, 20)
+            time.sleep(0.3)  # the other has given up its iteration by now
+            kill(loop, 1)
+
+        killer, end = threading.Thread(target=kill_two), time.monotonic() + 30
+        try:
+            killer.start()
+            while not loop.iterate(0, 0.0, lambda: time.monotonic() > end)[0] or loop.crew.restarts < 2:
+                pass
+            first, *others = loop.weights()
+            assert all(torch.equal(first, other) for other in others)
+        finally:
+            killer.join()
             loop.close()
             parts.close()
 

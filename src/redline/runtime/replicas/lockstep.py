@@ -69,8 +69,8 @@ class SynchronousLoop:
             for role in range(self.copies)
         ]
         self._me = every[0]
-        self._deaths = 0
-        self._back: set[int] = set()  # copies whose iteration is over
+        self._deaths = self._successors = 0  # deaths made good, and copies that were started again
+        self._back: set[int] = set()  # copies whose iteration is over, and those started again since
         self._generation = 0
         self._unfilled = _fill(
             experiment
@@ -93,12 +93,20 @@ class SynchronousLoop:
     def _hear(self, timeout: float) -> None:
         for other, _ in self.crew.wait(timeout):
             self._back.add(1 + other)
+        for other in self.crew.revived():
+            self._back.add(1 + other)
+            self._successors += 1
+
+    @property
+    def _restarts(self) -> int:
+        """Deaths so far, of copies that have a successor and of those that will have one."""
+        return self.crew.events().get("restarts", 0)
 
     def _lost(self) -> bool:
         """Whether a copy that is waited for will not come: asked while copy 0 waits at an update."""
         if self.copies > 1:
             self._hear(0.0)
-        return self.crew.events().get("restarts", 0) > self._deaths or self.own.learner.stop()
+        return self._restarts > self._deaths or self.own.learner.stop()
 
     def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
         """One iteration of every copy; returns the agent steps of all."""
@@ -129,7 +137,7 @@ class SynchronousLoop:
     def _gather(self, stop: Stop) -> None:
         while len(self._back) < self.copies - 1:
             self._hear(PATIENCE)
-            if self.crew.events().get("restarts", 0) > self._deaths:
+            if self._restarts > self._deaths:
                 raise Abandoned
             if stop():
                 raise Interruption
@@ -146,26 +154,30 @@ class SynchronousLoop:
         until = time.perf_counter() + ANSWER
         while len(self._back) < self.copies - 1 and time.perf_counter() < until:
             self._hear(PATIENCE)
-            if self.crew.events().get("restarts", 0) > self._deaths:
+            if self._restarts > self._deaths:
                 break
 
     def _recover(self, stop: Stop) -> None:
-        """After a death: wait for its successor, then go on from copy 0's weights and statistics."""
+        """After deaths: wait until nobody is missing, then go on from copy 0's weights and statistics.
+
+        Another copy may die meanwhile, its iteration over or not: every death must have been followed by a successor.
+        """
         until = time.perf_counter() + START
-        waiting = set(range(1, self.copies)) - self._back
-        while waiting:
+        self._unfilled = _fill(self.parts.experiment)  # a successor's replay is empty
+        while True:
             self._hear(PATIENCE)
-            waiting -= self._back | {1 + other for other in self.crew.revived()}
+            deaths = self._restarts
+            everyone = len(self._back) == self.copies - 1 and self._successors == deaths
+            if everyone and self._align():
+                self._deaths = deaths  # as many as before: who has died since is missed at the next update
+                return
             if stop():
                 raise Interruption
             if time.perf_counter() > until:
-                raise RunError(f"copies {sorted(waiting)} did not come back: go on by `redline resume`")
-        self._deaths = self.crew.events().get("restarts", 0)
-        self._unfilled = _fill(self.parts.experiment)  # a successor's replay is empty
-        self._align()
+                raise RunError("not all copies came back after a death: go on by `redline resume`")
 
     def _align(self) -> bool:
-        """All copies adopt copy 0's learner and meet from the start."""
+        """All copies adopt copy 0's learner and meet from the start; False where one did not answer."""
         self._generation += 1
         if self.rows is not None:
             self.rows.start_over()
