@@ -286,6 +286,25 @@ def test_whatever_a_resume_lost_copies_in_lockstep_learn_together(lost: str) -> 
             parts.close()
 
 
+def test_a_copy_that_begins_anew_takes_the_moments_of_returns_that_all_share() -> None:
+    with one_thread_each():
+        loop, parts = make("ppo", [*on("accel_sync", 2), "learner.reward=normalize"])
+        try:
+            for _ in range(2):
+                loop.iterate(0, 0.0, bool)
+            first, other = (copy["rewards"] for copy in loop.state()["copies"])
+            assert torch.equal(first["moments"], other["moments"])
+            parts.learner.rewards.count *= 2.0  # the others have fallen behind, as a successor has
+            assert loop._align()
+            first, again = (copy["rewards"] for copy in loop.state()["copies"])
+            assert torch.equal(first["moments"], again["moments"])
+            assert torch.equal(again["returns"], other["returns"]), "each copy's environments have their own"
+            assert not torch.equal(first["returns"], other["returns"])
+        finally:
+            loop.close()
+            parts.close()
+
+
 def test_the_run_shows_roles_and_staleness(tmp_path: Path) -> None:
     seen: list[Progress] = []
 

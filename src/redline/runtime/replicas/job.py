@@ -180,7 +180,12 @@ class ReplicaJob:
         if what == "load_state":
             return load_copy_state(parts, loop, argument)
         if what == "adopt":  # the learner's state of copy 0, but for what each copy has of its own
-            own = {"generator": learner.generator.get_state(), "rewards": learner.rewards.state()}
+            # Returns under way are its environments' own; moments are pooled, so those of all are the same.
+            shared = {"moments": argument["learner"]["rewards"]["moments"]}
+            own = {
+                "generator": learner.generator.get_state(),
+                "rewards": learner.rewards.state() | shared,
+            }
             learner.load_state(argument["learner"] | own)
             assert self.reducer is not None
             self.reducer.start_over(argument["generation"])
