@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -15,6 +17,7 @@ from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.threads import Crew, ThreadCrew
 from redline.types import RunError
 from tests.leaks import eventually
+from tests.runtime.chaos import ROOT, alive
 
 CREWS = {"threads": ThreadCrew, "processes": ProcessCrew}
 
@@ -116,3 +119,32 @@ def test_a_role_that_keeps_dying_ends_the_run_with_one_line(monkeypatch: pytest.
             collect(crew, 1, 60)
     finally:
         crew.close()
+
+
+class Stuck:
+    """Says which process it is, then looks at nothing any more: as in an environment's step that hangs."""
+
+    name = "stuck"
+
+    def run(self, port: Port) -> None:
+        print(os.getpid(), flush=True)
+        time.sleep(3600)
+
+
+def start_stuck() -> None:
+    crew = ProcessCrew([Stuck()], torch=False)
+    crew.wait(3600)
+
+
+def test_a_role_stuck_in_a_step_does_not_outlive_a_killed_main_process() -> None:
+    script = "from tests.runtime.crew.test_crew import start_stuck; start_stuck()"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE) as main:
+        assert main.stdout is not None
+        role = int(main.stdout.readline())
+        main.kill()
+        main.wait()
+        try:
+            assert eventually(lambda: not alive(role), 10)
+        finally:
+            if alive(role):
+                os.kill(role, signal.SIGKILL)

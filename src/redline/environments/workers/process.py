@@ -68,7 +68,7 @@ class Shared:
 def main(share: Share) -> None:
     """Entry point of a worker process: serve until the doorbell's other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     try:
         serve(share)
     except (OSError, EOFError):
@@ -120,8 +120,11 @@ def _failure(error: Exception) -> tuple[str, str]:
     return FATAL if isinstance(error, RunError) else USAGE, str(error)
 
 
-def _die_with_parent() -> None:
-    # A worker stuck in an environment's step never looks at its doorbell: end it from here.
+def die_with_parent() -> None:
+    """Wait for the parent process's end, on a thread, and end this process.
+
+    One that is stuck in an environment's step never looks at its channel to the parent.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from redline.environments.workers.link import child_settings
+from redline.environments.workers.process import die_with_parent
 from redline.environments.workers.spawning import IMPORTED, Parcel, Unguarded, leave_if_imported
 from redline.runtime.crew.bells import Bell
 from redline.runtime.crew.ports import FAILED, NUMBER, REQUEST, ProcessPort, receive, send
@@ -246,6 +248,7 @@ def _show_name(name: str) -> None:
 def main(job: Job, bell: socket.socket, pipe: Connection, parent: int, computes: bool) -> None:
     """What a role's process runs."""
     _show_name(job.name)
+    threading.Thread(target=die_with_parent, daemon=True).start()
     # Daemons, which end with their parent, may not have children by default; a role's environments may need some.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     if computes:
