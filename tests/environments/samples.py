@@ -274,3 +274,27 @@ class OwnSpaces(gymnasium.Env):
 
     def _seen(self) -> Any:
         return np.int64(3 + self.time % 4), self.np_random.random(2, np.float32)
+
+
+class Sampled(gymnasium.Env):
+    """Random observations of any space; insists on its own actions, and on legal ones where it gives a mask."""
+
+    def __init__(self, observation: gymnasium.Space, action: gymnasium.Space) -> None:
+        self.observation_space, self.action_space = observation, action
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        assert self.mask is None or self.mask[action], f"{action!r} is illegal"
+        return self._seen(), 0.0, False, False, {}
+
+    def _seen(self) -> Any:
+        seen = self.observation_space.sample()
+        self.mask = seen.get("action_mask") if isinstance(seen, dict) else None
+        if self.mask is not None:
+            self.mask[seen["b"]] = 1  # at least one
+        return seen

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import Space, spaces
 
 import redline
 from redline import api
 from redline.runs.checkpoint import load_newest
+from redline.runtime.evaluate import Policy
 from redline.runtime.parts import assemble
 from redline.types import Progress, RunError, UserError
-from tests.environments.samples import OwnSpaces
+from tests.environments.samples import OwnSpaces, Sampled
 
 FAST = ["run.tensorboard=false", "algorithm.epochs=2"]
 
@@ -227,3 +229,57 @@ def test_a_policy_speaks_its_environments_own_spaces(tmp_path: Path) -> None:
     assert policy.act(batch).shape == (3, 2, 2)
     with pytest.raises(UserError, match=r"observation is ndarray, .* gives Tuple"):
         policy.act(np.zeros(3))
+
+
+BOX, TWO = spaces.Box(-1.0, 1.0, (3,), np.float32), spaces.Discrete(2)
+MASKED = spaces.Dict({"b": spaces.Discrete(3), "action_mask": spaces.MultiBinary(3)})
+SPACES = {
+    "a Discrete action from 5 on": (BOX, spaces.Discrete(3, start=5)),
+    "a MultiDiscrete action from elsewhere": (BOX, spaces.MultiDiscrete([2, 3], start=[1, 4])),
+    "bits": (BOX, spaces.MultiBinary(4)),
+    "a Box action of doubles": (BOX, spaces.Box(-0.1, 0.1, (2,), np.float64)),
+    "a Box action of halves": (BOX, spaces.Box(-0.1, 0.1, (2,), np.float16)),
+    "a Box action of two axes": (BOX, spaces.Box(-0.1, 0.1, (2, 2), np.float32)),
+    "a Box action bounded below": (BOX, spaces.Box(0.0, np.inf, (2,), np.float32)),
+    "a Discrete observation from 3 on": (spaces.Discrete(4, start=3), TWO),
+    "a MultiDiscrete observation": (spaces.MultiDiscrete([2, 3]), TWO),
+    "a Tuple": (spaces.Tuple([BOX, spaces.Discrete(3)]), TWO),
+    "doubles": (spaces.Box(-1.0, 1.0, (3,), np.float64), TWO),
+    "a mask in the observation": (MASKED, spaces.Discrete(3)),
+}
+
+
+def untrained(observation: Space, action: Space) -> Policy:
+    few = ["algorithm.unroll=8", "algorithm.minibatches=1", "sampler.num_envs=2", "learner.device=cpu"]
+    parts = assemble(api.make_experiment(lambda: Sampled(observation, action), "ppo", overrides=few))
+    parts.close()
+    return Policy(parts.experiment, {"learner": parts.learner.state(), "counters": {"steps": 0}})
+
+
+@pytest.mark.parametrize("case", SPACES)
+def test_a_policy_plays_where_spaces_are(case: str) -> None:
+    policy, environment = untrained(*SPACES[case]), Sampled(*SPACES[case])
+    for explore in (False, True):
+        policy.reset()
+        seen, _ = environment.reset(seed=0)
+        for _ in range(20):
+            seen, *_ = environment.step(policy.act(seen, explore=explore))
+
+
+def test_a_policy_explores_otherwise_in_each_episode() -> None:
+    policy, seen = untrained(BOX, TWO), np.zeros(3, np.float32)
+    episodes = []
+    for _ in range(3):
+        policy.reset()
+        episodes.append([int(policy.act(seen, explore=True)) for _ in range(40)])
+    assert episodes[0] != episodes[1] != episodes[2]
+
+
+def test_a_mask_may_be_of_integers_and_batched_but_not_of_another_size() -> None:
+    policy = untrained(MASKED, spaces.Discrete(3))
+    masks = np.eye(3, dtype=np.int8)
+    seen = {"b": np.zeros(3, np.int64), "action_mask": masks}
+    assert policy.act(seen, explore=True).tolist() == [0, 1, 2]
+    assert policy.act(seen, action_mask=masks[::-1]).tolist() == [2, 1, 0]
+    with pytest.raises(UserError, match=r"action_mask has shape \[2\], .* has 3 actions"):
+        policy.act({"b": np.int64(0)}, action_mask=np.ones(2))

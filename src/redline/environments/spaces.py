@@ -160,8 +160,8 @@ class ActionAdapter:
         own = action.reshape(self._own_shape)
         if isinstance(self._space, spaces.Box):
             if self._bounded:
-                return np.clip(own, self._space.low, self._space.high)
-            return own.astype(self._space.dtype)  # a copy: the caller may reuse its buffer
+                own = np.clip(own, self._space.low, self._space.high)
+            return own.astype(self._space.dtype, copy=not self._bounded)  # the caller may reuse its buffer
         if isinstance(self._space, spaces.MultiBinary):
             return own.astype(np.int8)
         return own + self._start if self._shifted else own

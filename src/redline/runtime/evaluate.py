@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from redline import environments, networks
-from redline.environments.spaces import ActionAdapter, presented
+from redline.environments.spaces import MASK, ActionAdapter, presented
 from redline.learners.flat import flatten_parameters
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.types import (
@@ -31,11 +31,10 @@ class Player:
     """Acts for B environments with a network, carrying recurrent state from step to step."""
 
     def __init__(
-        self, algorithm: Any, network: Any, batch: int, *, seed: int = 0, explore: bool = False
+        self, algorithm: Any, network: Any, batch: int, generator: torch.Generator, *, explore: bool = False
     ) -> None:
         self.algorithm, self.network, self.explore = algorithm, network, explore
-        self.device = next(network.parameters()).device
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator, self.device = generator, generator.device
         self.state: Tree = network.initial_state(batch)
         self.reset = torch.ones(batch, dtype=torch.bool, device=self.device)
 
@@ -75,7 +74,8 @@ def evaluate(
     quota = [episodes * (k + 1) // batch - episodes * k // batch for k in range(batch)]
     finished: list[Episode] = []
     try:
-        player = Player(algorithm, network, batch, seed=seed, explore=explore)
+        generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+        player = Player(algorithm, network, batch, generator, explore=explore)
         step = environment.reset(seed)
         while any(quota):
             environment.send(player.act(step.observation, step.action_mask))
@@ -112,6 +112,7 @@ class Policy:
             buffer.copy_(state["learner"]["buffers"][name])
         self.network = network.requires_grad_(False)
         self.steps = int(state["counters"]["steps"])
+        self._generator = torch.Generator().manual_seed(0)  # outlives ``reset``: episodes explore differently
         self.reset()
 
     def reset(self) -> None:
@@ -123,15 +124,18 @@ class Policy:
     ) -> np.ndarray:
         """The action for one observation [...] (or actions for a batch [B, ...]), as the environment takes it.
 
-        Observations are the environment's own, too: a Tuple as a tuple, a Discrete from its own start.
+        Observations are the environment's own, too: a Tuple as a tuple, a Discrete from its own start. Without an
+        ``action_mask``, that of a Dict observation is taken.
         """
+        if action_mask is None and self.spec.action_mask and isinstance(observation, dict):
+            action_mask = observation.get(MASK)
         observation = self._presented(observation)
         single = self._is_single(observation)
         batch = tree_map(lambda x: np.asarray(x)[None] if single else np.asarray(x), observation)
-        mask = None if action_mask is None else np.asarray(action_mask)[None if single else ...]
         size = len(next(tree_leaves(batch)))
+        mask = None if action_mask is None else self._mask(action_mask, size)
         if self._player is None or len(self._player.reset) != size:
-            self._player = Player(self.algorithm, self.network, size)
+            self._player = Player(self.algorithm, self.network, size, self._generator)
         self._player.explore = explore
         action = self._player.act(batch, mask)
         if self.spec.own is not None:
@@ -147,6 +151,15 @@ class Policy:
             space, given = self.spec.own[0], type(observation).__name__
             keys = sorted(observation) if isinstance(observation, dict) else given
             raise UserError(f"observation is {keys}, {self.spec.name} gives {space}") from None
+
+    def _mask(self, given: Any, size: int) -> np.ndarray:
+        """bool[B, A] of the environment's own masks, which may be integers and have the shape of its actions."""
+        mask, wanted = np.asarray(given, dtype=bool), sum(self.spec.choices)
+        if mask.size != size * wanted:
+            raise UserError(
+                f"action_mask has shape {list(mask.shape)}, {self.spec.name} has {wanted} actions to mask"
+            )
+        return mask.reshape(size, wanted)
 
     def _is_single(self, observation: Tree) -> bool:
         space: Any = self.spec.observation
