@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from redline.runtime.evaluate import Policy
 from redline.runtime.parts import assemble
 from redline.types import Progress, RunError, UserError
 from tests.environments.samples import OwnSpaces, Sampled
+from tests.runs.test_metrics import scalars
 
 FAST = ["run.tensorboard=false", "algorithm.epochs=2"]
 
@@ -96,6 +98,15 @@ def test_resume_goes_on_to_more_steps(tmp_path: Path) -> None:
     longer = redline.resume(run.name, steps=4096, folder=str(tmp_path))
     assert longer.steps == 4096
     assert longer.path == run.path
+
+
+def test_a_run_killed_before_its_first_checkpoint_tells_its_history_once(tmp_path: Path) -> None:
+    run = train(tmp_path, "run.log_every=512", "run.tensorboard=true")
+    shutil.rmtree(run.path / "checkpoints")
+    redline.resume(run.name, folder=str(tmp_path))
+    lines = [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [512, 1024, 1536, 2048]
+    assert [step for step, _ in scalars(run.path)["updates"]] == lines
 
 
 def test_dqn_resumes_to_more_steps_with_its_replay(tmp_path: Path) -> None:

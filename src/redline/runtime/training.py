@@ -91,6 +91,8 @@ class Training:
         self._best_due = False
         if restored is not None:
             self._restore(restored)
+        else:  # what a run that was killed before its first checkpoint wrote is written again
+            self.writer.truncate_after(-1)
         self._began, self._lately = time.perf_counter(), Shares()
         self._before, self._saved = self.counters.elapsed, self._began
         self._rates: deque[tuple[float, int, int]] = deque()
