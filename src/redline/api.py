@@ -151,6 +151,7 @@ def train(
         name = options.get("name")
         return RunFolder.create(name, environment=parts.spec.name, recipe=experiment.recipe, base=base)
 
+    leave_if_imported()
     return _run(experiment, make_folder, options.get("observer") or Quiet(), None)
 
 
@@ -222,15 +223,17 @@ def resume(
     run: str | Path | Run, *, steps: int | None = None, observer: Observer | None = None, folder: str = "runs"
 ) -> Run:
     """Go on with a run where its newest checkpoint stands; ``steps``: agent steps it shall have in all."""
-    found = RunFolder.open(run.path if isinstance(run, Run) else run, base=folder)
-    experiment = load_yaml(Experiment, found.config)
-    if steps is not None:
-        experiment = override(experiment, [f"run.steps={steps}"])
-    loaded = load_newest(found.checkpoints)
+    leave_if_imported()
     watch = observer or Quiet()
-    for message in loaded.messages if loaded else ():
-        watch.message(message)
-    return _run(experiment, lambda _: found, watch, loaded.state if loaded else None)
+    # Locked before anything is read: another process may be about to write its last checkpoint.
+    with RunFolder.open(run.path if isinstance(run, Run) else run, base=folder) as found:
+        experiment = load_yaml(Experiment, found.config)
+        if steps is not None:
+            experiment = override(experiment, [f"run.steps={steps}"])
+        loaded = load_newest(found.checkpoints)
+        for message in loaded.messages if loaded else ():
+            watch.message(message)
+        return _run(experiment, lambda _: found, watch, loaded.state if loaded else None)
 
 
 def _run(
@@ -239,7 +242,6 @@ def _run(
     observer: Observer,
     restored: dict[str, Any] | None,
 ) -> Run:
-    leave_if_imported()
     locked: list[RunFolder] = []
 
     def open_folder(parts: Parts) -> RunFolder:
