@@ -276,6 +276,23 @@ class OwnSpaces(gymnasium.Env):
         return np.int64(3 + self.time % 4), self.np_random.random(2, np.float32)
 
 
+class Peak(gymnasium.Env):
+    """Episodes of four steps whose return rises to 100 with each episode and then is 0, whatever is done."""
+
+    observation_space, action_space = spaces.Box(0.0, 1.0, (1,), np.float32), spaces.Discrete(2)
+    episodes = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episodes, self.time = self.episodes + 1, 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        reward = self.episodes / 4 if self.episodes <= 100 else 0.0
+        return np.zeros(1, np.float32), reward, self.time == 4, False, {}
+
+
 class Sampled(gymnasium.Env):
     """Random observations of any space; insists on its own actions, and on legal ones where it gives a mask."""
 

@@ -20,7 +20,8 @@ from gymnasium import Space, spaces
 
 import redline
 from redline import api
-from redline.runs.checkpoint import load_newest
+from redline.runs.checkpoint import best_checkpoint, load_checkpoint, load_newest
+from redline.runtime import training
 from redline.runtime.evaluate import Policy
 from redline.runtime.parts import assemble
 from redline.types import Progress, RunError, UserError
@@ -107,6 +108,23 @@ def test_a_run_killed_before_its_first_checkpoint_tells_its_history_once(tmp_pat
     lines = [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [512, 1024, 1536, 2048]
     assert [step for step, _ in scalars(run.path)["updates"]] == lines
+
+
+@pytest.mark.parametrize("affordable", [True, False])
+def test_the_best_checkpoint_is_the_best_there_was(
+    affordable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new best is written at once, where that is cheap; else it is the best of those written anyway."""
+    monkeypatch.setattr(training, "BEST_COST", 1e9 if affordable else 0.0)
+    few = ["algorithm.unroll=8", "algorithm.minibatches=1", "sampler.num_envs=2", "run.log_every=32"]
+    run = train(tmp_path, *few, environment="tests.environments.samples:Peak", steps=1600)
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    highest = max(line["return/mean"] for line in lines if "return/mean" in line)
+    path = best_checkpoint(run.path / "checkpoints")
+    assert path is not None
+    counters = load_checkpoint(path)["counters"]
+    assert counters["best"] == np.mean(counters["returns"]) == (highest if affordable else run.mean_return)
+    assert run.mean_return < highest - 30
 
 
 def test_dqn_resumes_to_more_steps_with_its_replay(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from redline.types import Expected, Interruption, Metrics, Observer, Progress, R
 
 RECENT = 100  # episodes whose mean return is reported
 SAVE_EVERY = 60.0  # seconds between checkpoints, unless the run counts them in steps
+BEST_COST = 0.01  # share of the time that checkpoints of a new best may take, where there is one a minute
+FEWEST = 20  # episodes whose mean return can be the best
 SHOW_EVERY = 0.5  # seconds between calls of the observer
 WINDOW = 8.0  # seconds over which rates are measured
 EVALUATION_SEED = 1_000_000  # added to the run's, so that evaluation plays other episodes than training
@@ -41,10 +43,14 @@ class Counters:
 
     steps: int = 0  # agent steps
     episodes: int = 0
-    best: float = -float("inf")  # highest mean return of ``RECENT`` episodes at a line of metrics
+    best: float = -float("inf")  # mean return of ``RECENT`` episodes at the checkpoint that is kept as best
     elapsed: float = 0.0  # seconds, over all processes that took part in the run
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     lengths: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def at_best(self) -> bool:
+        """Whether a checkpoint written now would be the best of the run."""
+        return len(self.returns) >= FEWEST and float(np.mean(self.returns)) > self.best
 
     def state(self) -> dict[str, Any]:
         """Plain values."""
@@ -88,13 +94,13 @@ class Training:
         beside = self.config.evaluate_every > 0 and parts.experiment.parallel.runtime != "in_process"
         self.evaluator = Evaluator(parts, self.config.seed + EVALUATION_SEED) if beside else None
         self.exact = True
-        self._best_due = False
         if restored is not None:
             self._restore(restored)
         else:  # what a run that was killed before its first checkpoint wrote is written again
             self.writer.truncate_after(-1)
         self._began, self._lately = time.perf_counter(), Shares()
-        self._before, self._saved = self.counters.elapsed, self._began
+        self._before = self.counters.elapsed
+        self._saved, self._save_seconds = self._began, 0.0  # when, and how long the last checkpoint took
         self._rates: deque[tuple[float, int, int]] = deque()
         self._last_clock: tuple[float, dict[str, float]] = (0.0, dict.fromkeys(self.loop.clock, 0.0))
         self._shown = 0.0
@@ -166,7 +172,10 @@ class Training:
     def _checkpoint_due(self, before: int) -> bool:
         if self.config.checkpoint_every:
             return self._crossed(before, self.config.checkpoint_every)
-        return time.perf_counter() - self._saved > SAVE_EVERY
+        since = time.perf_counter() - self._saved
+        affordable = since * BEST_COST > self._save_seconds
+        at_line = affordable and self._crossed(before, self.config.log_every)
+        return since > SAVE_EVERY or (at_line and self.counters.at_best())
 
     def _crossed(self, before: int, every: int) -> bool:
         return every > 0 and before // every < self.counters.steps // every
@@ -202,10 +211,6 @@ class Training:
                 f"(now {self.parts.learner.learning_rate:g}) or set learner.max_grad_norm; the last checkpoint is whole"
             )
         self.writer.write(counters.steps, values | losses | self._timing())
-        mean = values.get("return/mean")
-        if mean is not None and len(counters.returns) >= min(RECENT, 20) and mean > counters.best:
-            counters.best = float(mean)
-            self._best_due = True
 
     def _timing(self) -> dict[str, float]:
         elapsed = time.perf_counter() - self._began
@@ -264,11 +269,15 @@ class Training:
         self.writer.write(self.counters.steps, values)
 
     def _save(self) -> None:
+        begin, best = time.perf_counter(), self.counters.at_best()
+        if best:  # judged now: the weights of a higher mean that passed since the last checkpoint are gone
+            self.counters.best = float(np.mean(self.counters.returns))
         state = self.state()
         self.writer.sync()
-        keep, best = self.config.keep, self._best_due
+        keep = self.config.keep
         save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=keep, best=best)
-        self._best_due, self._saved = False, time.perf_counter()
+        self._saved = time.perf_counter()
+        self._save_seconds = self._saved - begin
 
     def _show(self, *, force: bool = False) -> None:
         now = time.perf_counter()
