@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redline.recipes import plain_yaml
+from redline import plain_yaml
 from redline.recipes.config import from_dict, load_yaml, override, save_yaml, to_dict
 from redline.types import UserError
 

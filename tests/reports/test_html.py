@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from redline import plain_yaml
 from redline.reports import parts
 from redline.reports.compare import compare_report, median_and_range
 from redline.reports.html import time_shares, write_report
@@ -163,9 +164,21 @@ def test_damaged_files_make_a_page(tmp_path: Path) -> None:
     (run / "config.yaml").write_text("a: [")
     (run / "plan.json").write_text("{")
     check(write_report(run))
-    (run / "config.yaml").write_text("- 1\n")
+    for nonsense in ("- 1\n", "a: " + "[" * 3000 + "]" * 3000, "a: " + "9" * 5000, "a: 2024-13-45"):
+        (run / "config.yaml").write_text(nonsense)
+        check(write_report(run))
     (run / "plan.json").write_text(json.dumps({"rules": 3, "plan": [], "provenance": "x"}))
     check(write_report(run))
+
+
+def test_the_configuration_says_what_the_run_was_given(tmp_path: Path) -> None:
+    """YAML 1.1 would read these texts as true, a date and ninety."""
+    run = make_run(tmp_path / "run", count=30)
+    given = {"environment": {"kwargs": {"mode": "on", "day": "2024-03-05", "clock": "1:30"}}}
+    (run / "config.yaml").write_text(plain_yaml.dump(given))
+    assert load_run(run).config == given
+    text = check(write_report(run)).text
+    assert {"on", "2024-03-05", "1:30"} <= set(text)
 
 
 def test_nulls_are_left_out(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import yaml
 
-from redline.recipes import plain_yaml
+from redline import plain_yaml
 from redline.recipes.convert import (
     KIND,
     Typed,

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from redline.recipes import plain_yaml
+from redline import plain_yaml
 from redline.types import UserError
 
 KIND = "kind"  # the key that tells the classes of a union apart

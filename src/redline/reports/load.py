@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from redline import plain_yaml
 from redline.types import UserError
 
 
@@ -102,7 +103,7 @@ def _read_text(path: Path) -> str:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(_read_text(path))
+        return plain_yaml.load(_read_text(path))
     except yaml.YAMLError:
         return None
 

@@ -50,7 +50,12 @@ _Dumper.add_representer(
 
 def load(text: str) -> Any:
     """The plain values that ``text`` spells; raises ``yaml.YAMLError``."""
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except ValueError:  # Python's own limit on the digits of a number
+        raise yaml.YAMLError("a number in it has too many digits") from None
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def dump(data: Any) -> str:
