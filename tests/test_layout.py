@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "redline"
 LOCAL = {"redline", "tests", "examples", "benchmarks"}
 ORDER = [
-    {"plain_yaml", "types", "version"},
+    {"plain_yaml", "secret", "types", "version"},
     {"ops", "reports", "runs"},
     {"networks", "environments"},
     {"search"},

@@ -185,6 +185,11 @@ def counter(**kwargs: Any) -> gymnasium.Env:
     return Counter(**kwargs)
 
 
+def keyed_counter(api_key: str) -> gymnasium.Env:
+    """One that is reached with a secret."""
+    return Counter()
+
+
 def vector_counter(num_envs: int, mode: str = "SAME_STEP") -> gymnasium.vector.VectorEnv:
     """A factory of vector environments."""
     autoreset = gymnasium.vector.AutoresetMode[mode]

@@ -181,6 +181,16 @@ def test_the_configuration_says_what_the_run_was_given(tmp_path: Path) -> None:
     assert {"on", "2024-03-05", "1:30"} <= set(text)
 
 
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", count=30)
+    kwargs = {"api_key": "hunter2", "level": 3, "users": [{"password": "hunter2"}]}
+    (run / "config.yaml").write_text(plain_yaml.dump({"environment": {"kwargs": kwargs}}))
+    for page in (write_report(run), compare_report([run, run])):
+        text = page.read_text(encoding="utf-8")
+        assert "hunter2" not in text
+    assert "api_key" in write_report(run).read_text(encoding="utf-8")
+
+
 def test_nulls_are_left_out(tmp_path: Path) -> None:
     record = load_run(
         write_lines(tmp_path / "run", [{"step": 1, "x": None}, {"step": 2, "x": 5, "y": "text"}])

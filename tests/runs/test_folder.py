@@ -154,6 +154,12 @@ def test_provenance_is_plain_and_says_no_names() -> None:
             ["redline", "--api-key", "abc", "--set", "x.token=abc", "--seed", "1"],
             "redline --api-key *** --set x.token=*** --seed 1",
         ),
+        (["r", "--set=environment.kwargs.api_key=abc=="], "r --set=environment.kwargs.api_key=***"),
+        (
+            ["r", "--set", "environment={id: x, kwargs: {'api_key': abc, token: d}}"],
+            "r --set \"environment={id: x, kwargs: {'api_key':***\"",
+        ),
+        (["r", "train", "my_tokens:make_env", "--set", "a.b=c"], "r train my_tokens:make_env --set a.b=c"),
         (["redline", "C:\\Users\\ann\\config.yaml"], "redline config.yaml"),
         ([], "python"),
         (["-c"], "python"),

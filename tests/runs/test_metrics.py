@@ -179,19 +179,21 @@ class Recorder:
         self.finished += 1
 
 
-def test_weights_and_biases_gets_config_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_gets_config_and_metrics_but_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = Recorder()
     monkeypatch.setitem(sys.modules, "wandb", service)
     run = redline.train(
-        "CartPole-v1",
+        "tests.environments.samples:keyed_counter",
         steps=512,
         folder=str(tmp_path),
         name="seen",
-        overrides=["run.wandb=true", "run.log_every=256"],
+        overrides=["run.wandb=true", "run.log_every=256", "environment.kwargs.api_key=hunter2"],
     )
     assert service.began["name"] == service.began["id"] == "seen"
     assert service.began["dir"] == str(run.path)
-    assert service.began["config"]["environment"]["id"] == "CartPole-v1"
+    assert service.began["config"]["environment"]["kwargs"] == {"api_key": "***"}
     assert service.began["config"]["run"]["steps"] == 512
     assert [step for step, _ in service.logged] == [256, 512]
     assert "return/mean" in service.logged[-1][1]

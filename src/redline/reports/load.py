@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from redline import plain_yaml
+from redline.secret import without_secrets
 from redline.types import UserError
 
 
@@ -20,7 +21,7 @@ class Record:
     """One run, as read from its folder."""
 
     path: Path
-    config: dict[str, Any] = field(default_factory=dict)  # config.yaml
+    config: dict[str, Any] = field(default_factory=dict)  # config.yaml, without secrets
     about: dict[str, Any] = field(default_factory=dict)  # plan.json: plan, provenance, rules
     lines: tuple[dict[str, float], ...] = ()  # metrics.jsonl, numbers only, each with "step"
 
@@ -80,7 +81,7 @@ def load_run(folder: Path | str) -> Record:
     try:
         return Record(
             path,
-            _mapping(_read_yaml(path / "config.yaml")),
+            without_secrets(_mapping(_read_yaml(path / "config.yaml"))),
             _mapping(_read_json(path / "plan.json")),
             tuple(_read_lines(path / "metrics.jsonl")),
         )

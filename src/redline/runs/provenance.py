@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from redline.secret import HIDDEN, hide_assigned, is_secret
 from redline.version import VERSION
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool")
-_SECRET = re.compile(r"(?i)(token|secret|password|passwd|api[_-]?key|credential)")
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
@@ -42,14 +42,14 @@ def command_line(arguments: list[str]) -> str:
     for argument in arguments[1:]:
         name, equals, value = argument.partition("=")
         if hide_next:
-            argument = "***"
-        elif equals and _SECRET.search(name):
-            argument = f"{name}=***"
+            argument = HIDDEN
+        elif (hidden := hide_assigned(argument)) is not None:
+            argument = hidden
         elif equals:
             argument = f"{name}={_last_part(value)}"
         else:
             argument = _last_part(argument)
-        hide_next = not equals and name.startswith("-") and bool(_SECRET.search(name))
+        hide_next = not equals and name.startswith("-") and is_secret(name)
         shown.append(f'"{argument}"' if " " in argument else argument)
     return " ".join(shown)
 

@@ -25,6 +25,7 @@ from redline.runtime.launch import make_loop
 from redline.runtime.parts import Parts, assemble, rules
 from redline.runtime.planning.expected import expectation
 from redline.runtime.pool import one_thread_each
+from redline.secret import without_secrets
 from redline.types import Expected, Interruption, Metrics, Observer, Progress, RunError
 
 RECENT = 100  # episodes whose mean return is reported
@@ -89,7 +90,7 @@ class Training:
             folder.path,
             tensorboard=self.config.tensorboard,
             wandb=self.config.wandb,
-            config=json.loads(json.dumps(asdict(parts.experiment), default=str)),
+            config=without_secrets(json.loads(json.dumps(asdict(parts.experiment), default=str))),
         )
         beside = self.config.evaluate_every > 0 and parts.experiment.parallel.runtime != "in_process"
         self.evaluator = Evaluator(parts, self.config.seed + EVALUATION_SEED) if beside else None
