@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from redline.planner.explaining.explain import explain as explain_plan
 from redline.planner.machines import parse_what_if
 from redline.planner.options import Plan
 from redline.recipes import family_of, find
-from redline.recipes.config import load_yaml, override, save_yaml
+from redline.recipes.config import load_yaml, override, save_yaml, to_dict
 from redline.reports.html import write_report
 from redline.runs.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from redline.runs.folder import RunFolder
+from redline.runs.metrics import import_wandb
 from redline.runs.provenance import provenance
 from redline.runtime import training
 from redline.runtime.evaluate import Policy
@@ -90,6 +91,7 @@ class Run:
     episodes: int
     mean_return: float  # of the last 100 episodes; NaN when none ended
     seconds: float  # spent training
+    environment: str | Callable[..., Any] = field(repr=False)  # a lambda cannot be found again by its name
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ class Run:
 
     def load(self, which: Which = "latest") -> Policy:
         """The trained policy."""
-        return load(self.path, which)
+        return load(self, which)
 
     def evaluate(self, episodes: int = 20, *, seed: int = 1_000_000) -> Evaluation:
         """Play whole episodes greedily."""
@@ -145,6 +147,9 @@ def train(
     experiment = make_experiment(
         environment, recipe, config=options.get("config"), overrides=[*settings, *overrides]
     )
+    to_dict(experiment)  # refuses what config.yaml could not hold, before there is a folder
+    if experiment.run.wandb:
+        import_wandb()
 
     def make_folder(parts: Parts) -> RunFolder:
         base = options.get("folder") or "runs"
@@ -226,8 +231,8 @@ def resume(
     leave_if_imported()
     watch = observer or Quiet()
     # Locked before anything is read: another process may be about to write its last checkpoint.
-    with RunFolder.open(run.path if isinstance(run, Run) else run, base=folder) as found:
-        experiment = load_yaml(Experiment, found.config)
+    with _open(run, folder) as found:
+        experiment = _experiment(run, found)
         if steps is not None:
             experiment = override(experiment, [f"run.steps={steps}"])
         loaded = load_newest(found.checkpoints)
@@ -245,9 +250,11 @@ def _run(
     locked: list[RunFolder] = []
 
     def open_folder(parts: Parts) -> RunFolder:
-        locked.append(make_folder(parts).lock())
-        _write_config(locked[0], parts)
-        return locked[0]
+        folder = make_folder(parts)
+        locked.append(folder)
+        folder.lock()
+        _write_config(folder, parts)
+        return folder
 
     try:
         done = training.train(experiment, open_folder, observer, restored)
@@ -255,11 +262,13 @@ def _run(
     finally:
         for folder in locked:
             folder.unlock()
+            folder.discard_if_empty()
     counters = done.counters
     if done.interrupt.at is not None:
         raise Interrupted(done.folder.name)
     mean = float(np.mean(counters.returns)) if counters.returns else float("nan")
-    return Run(done.folder.path, counters.steps, counters.episodes, mean, counters.elapsed)
+    environment = experiment.environment.id
+    return Run(done.folder.path, counters.steps, counters.episodes, mean, counters.elapsed, environment)
 
 
 def _write_config(folder: RunFolder, parts: Parts) -> None:
@@ -272,10 +281,22 @@ def _write_config(folder: RunFolder, parts: Parts) -> None:
     (folder.path / "plan.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def load(run: str | Path, which: Which = "latest", *, folder: str = "runs") -> Policy:
-    """The policy of a run's ``latest`` or ``best`` checkpoint, or of the checkpoint folder at a path."""
-    found = RunFolder.open(run, base=folder)
+def _open(run: str | Path | Run, folder: str) -> RunFolder:
+    return RunFolder.open(run.path if isinstance(run, Run) else run, base=folder)
+
+
+def _experiment(run: str | Path | Run, found: RunFolder) -> Experiment:
+    """What config.yaml says, and a run's own environment where this process still has it."""
     experiment = load_yaml(Experiment, found.config)
+    if isinstance(run, Run) and callable(run.environment):
+        return replace(experiment, environment=replace(experiment.environment, id=run.environment))
+    return experiment
+
+
+def load(run: str | Path | Run, which: Which = "latest", *, folder: str = "runs") -> Policy:
+    """The policy of a run's ``latest`` or ``best`` checkpoint, or of the checkpoint folder at a path."""
+    found = _open(run, folder)
+    experiment = _experiment(run, found)
     if which not in ("latest", "best"):
         if not Path(which).is_dir():
             raise UserError(
@@ -306,7 +327,7 @@ def evaluate(
 
 
 def record(
-    run: str | Path,
+    run: str | Path | Run,
     episodes: int = 1,
     *,
     which: Which = "latest",
@@ -317,8 +338,8 @@ def record(
     """Film whole episodes (or their first ``most`` pictures) into the run's ``videos/``; return the mp4's path."""
     import imageio.v2 as imageio  # late: only films need it
 
-    found = RunFolder.open(run, base=folder)
-    policy = load(found.path, which)
+    found = _open(run, folder)
+    policy = load(run, which, folder=folder)
     found.videos.mkdir(exist_ok=True)
     path = found.videos / f"step-{policy.steps}.mp4"
     pictures: list[np.ndarray] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 import redline
 from redline import api
 from redline.runs.folder import RunFolder
-from redline.types import UserError
+from redline.types import RunError, UserError
+from tests.environments.samples import Counter
 
 TINY = ["algorithm.unroll=16", "algorithm.minibatches=1", "sampler.num_envs=2", "run.tensorboard=false"]
 
@@ -40,3 +43,50 @@ def test_a_run_is_locked_before_it_is_read(tmp_path: Path, monkeypatch: pytest.M
     assert redline.resume(run, steps=96).steps == 96
     assert read == ["load_yaml", "load_newest"]
     RunFolder(run.path).lock().unlock()
+
+
+def files(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def without_wandb(patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    patch.setitem(sys.modules, "wandb", None)
+    return {"overrides": [*TINY, "run.wandb=true"]}
+
+
+def without_a_name(patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"environment": functools.partial(Counter, 5)}
+
+
+def without_room(patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    def full(*_: Any) -> None:
+        raise RunError("cannot write config.yaml: the disk is full")
+
+    patch.setattr(api, "save_yaml", full)
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("arrange", "line"),
+    [
+        (without_wandb, "Weights & Biases is not installed"),
+        (without_a_name, "environment.id: a partial cannot be written to config.yaml"),
+        (without_room, "the disk is full"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(
+    arrange: Any, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"environment": "CartPole-v1", "overrides": TINY} | arrange(monkeypatch)
+    with pytest.raises(UserError, match=line):
+        redline.train(recipe="ppo", steps=64, folder=str(tmp_path), name="mine", **settings)
+    assert files(tmp_path) == []
+
+
+def test_a_run_keeps_an_environment_that_has_no_name_to_find_it_by(tmp_path: Path) -> None:
+    run = train(tmp_path, environment=lambda: Counter(5))
+    assert run.evaluate(2).lengths == [5, 5]
+    assert redline.evaluate(redline.load(run), 1).lengths == [5]
+    assert redline.resume(run, steps=96).steps == 96
+    with pytest.raises(UserError, match=r"lambda.* cannot be found again: put it into a module"):
+        redline.load(run.path)

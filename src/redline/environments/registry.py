@@ -60,6 +60,11 @@ def factory_of(config: EnvironmentConfig) -> Factory:
     target: Any = _import(module_name, config.id)
     names = [name for name in dir(target) if not name.startswith("_")]
     for part in path.split("."):
+        if not hasattr(target, part) and (module_name == "__main__" or "<" in path):
+            raise UserError(
+                f"environment {config.id!r} was defined in a script, a notebook or a function, where it cannot be "
+                "found again: put it into a module"
+            )
         if not hasattr(target, part):
             raise UserError(
                 f"environment {config.id!r}: module {module_name} has no {path!r}{_hint(path, names)}"

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import os
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import IO
@@ -111,6 +112,11 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder of a run that never got its config.yaml: it could be neither used nor resumed."""
+        if not self.config.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml`` in one go. Raises RunError where the folder cannot be written."""

@@ -138,11 +138,17 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _start_wandb(folder: Path, config: Mapping[str, Any] | None) -> Any:
+def import_wandb() -> Any:
+    """The module of Weights & Biases. Raises UserError where it is not installed."""
     try:
         import wandb
     except ImportError:
         raise UserError("Weights & Biases is not installed: pip install 'redline[wandb]'") from None
+    return wandb
+
+
+def _start_wandb(folder: Path, config: Mapping[str, Any] | None) -> Any:
+    wandb = import_wandb()
     try:
         return wandb.init(
             project="redline",
