@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +45,7 @@ class Interrupted(Exception):
     """The run was interrupted, and a checkpoint written: ``redline.resume(error.run)`` goes on with it."""
 
     def __init__(self, run: str) -> None:
-        super().__init__(f"interrupted; checkpoint written: go on by `redline resume {run}`")
+        super().__init__(f"interrupted; checkpoint written: go on by `redline resume {shlex.quote(run)}`")
         self.run = run
 
 
@@ -265,7 +266,7 @@ def _run(
             folder.discard_if_empty()
     counters = done.counters
     if done.interrupt.at is not None:
-        raise Interrupted(done.folder.name)
+        raise Interrupted(done.folder.reference)
     mean = float(np.mean(counters.returns)) if counters.returns else float("nan")
     environment = experiment.environment.id
     return Run(done.folder.path, counters.steps, counters.episodes, mean, counters.elapsed, environment)
@@ -307,7 +308,8 @@ def load(run: str | Path | Run, which: Which = "latest", *, folder: str = "runs"
         return Policy(experiment, load_checkpoint(path))
     loaded = load_newest(found.checkpoints)
     if loaded is None:
-        raise RunError(f"run {found.name} has no checkpoint yet: `redline resume {found.name}` trains it")
+        there = shlex.quote(found.reference)
+        raise RunError(f"run {found.name} has no checkpoint yet: `redline resume {there}` trains it")
     return Policy(experiment, loaded.state)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import redline
 from redline import api
 from redline.runs.folder import RunFolder
-from redline.types import RunError, UserError
+from redline.types import Progress, RunError, UserError
 from tests.environments.samples import Counter
 
 TINY = ["algorithm.unroll=16", "algorithm.minibatches=1", "sampler.num_envs=2", "run.tensorboard=false"]
@@ -90,3 +92,22 @@ def test_a_run_keeps_an_environment_that_has_no_name_to_find_it_by(tmp_path: Pat
     assert redline.resume(run, steps=96).steps == 96
     with pytest.raises(UserError, match=r"lambda.* cannot be found again: put it into a module"):
         redline.load(run.path)
+
+
+class Interrupting(api.Quiet):
+    """Presses Ctrl-C once, at the first figures."""
+
+    pressed = False
+
+    def update(self, progress: Progress) -> None:
+        if not self.pressed:
+            self.pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_an_interrupted_run_says_by_what_it_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(redline.Interrupted) as caught:
+        train(tmp_path / "my runs", name="mine", observer=Interrupting())
+    assert str(caught.value).endswith(f"go on by `redline resume '{tmp_path}/my runs/mine'`")
+    assert redline.resume(caught.value.run).steps == 64

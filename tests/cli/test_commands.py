@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,19 @@ def test_train_tells_rules_progress_and_what_comes_next(
     config = (folder / "runs/again/config.yaml").read_text()
     assert "seed: 3" in config
     assert "unroll: 16" in config
+
+
+def test_what_comes_next_can_be_typed_as_it_stands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        *f"train tests.cli.broken:Toy --steps 32 --no-film --plain {TINY}".split(),
+        "--folder",
+        "my runs",
+    ]
+    assert main([*words, "--name", "again"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    evaluate, _, page = line.removeprefix("next: ").split(" | ")
+    assert main([*shlex.split(evaluate)[1:], "--episodes", "1"]) == 0
+    assert Path(shlex.split(page)[1]).is_file()
 
 
 @pytest.mark.parametrize("film", [True, False])

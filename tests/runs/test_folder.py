@@ -46,7 +46,7 @@ def test_numbers_go_on(tmp_path: Path) -> None:
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:
     make(tmp_path, "mine")
     with pytest.raises(
-        UserError, match=r"there is a run 'mine' in .* already: go on with it by `redline resume mine`"
+        UserError, match=r"there is a run 'mine' in .* already: go on with it by `redline resume /.*/mine`"
     ):
         RunFolder.create("mine", base=tmp_path)
 
@@ -63,6 +63,19 @@ def test_open_by_name_or_path(tmp_path: Path) -> None:
     assert RunFolder.open("pong_ppo_001", base=tmp_path).path == run.path
     assert RunFolder.open(run.path).path == run.path
     assert run.metrics == run.path / "metrics.jsonl"
+
+
+def test_what_is_typed_for_a_run_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    usual, elsewhere = make(Path("runs"), "mine"), make(Path("my runs"), "mine")
+    assert [usual.reference, elsewhere.reference] == ["mine", "my runs/mine"]
+    for run in (usual, elsewhere):
+        assert RunFolder.open(run.reference).path == run.path
+    with pytest.raises(UserError, match=r"go on with it by `redline resume 'my runs/mine'`"):
+        RunFolder.create("mine", base="my runs")
+    monkeypatch.chdir("my runs/mine")
+    here = RunFolder.open(".")
+    assert (here.name, here.reference) == ("mine", str(tmp_path / "my runs" / "mine"))
 
 
 def test_an_unknown_name_gets_the_nearest(tmp_path: Path) -> None:

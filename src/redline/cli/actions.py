@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import runpy
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,7 @@ def train(command: Train) -> int:
         )
         if not command.no_film:
             _film(done)
-        _tell(done, command.folder)
+        _tell(done)
     return 0
 
 
@@ -106,7 +107,7 @@ def resume(command: Resume) -> int:
     done = api.resume(
         command.run, steps=command.steps, observer=observer(command.plain), folder=command.folder
     )
-    _tell(done, command.folder)
+    _tell(done)
     return 0
 
 
@@ -231,14 +232,14 @@ def _film(done: api.Run) -> None:
         write_report(done.path)
 
 
-def _tell(done: api.Run, folder: str) -> None:
+def _tell(done: api.Run) -> None:
     episodes = min(done.episodes, 100)
     mean = (
         f"mean return {number(done.mean_return)} over the last {episodes}" if episodes else "no episode ended"
     )
-    where = "" if folder == "runs" else f" --folder {folder}"
+    run, page = (shlex.quote(text) for text in (RunFolder(done.path).reference, f"{done.path}/report.html"))
     print(
         f"{done.name}: {count(done.steps)} agent steps, {done.episodes:,} episodes,"
         f" {duration(done.seconds)}; {mean}\n"
-        f"next: redline eval {done.name}{where} | redline play {done.name}{where} | open {done.path}/report.html"
+        f"next: redline eval {run} | redline play {run} | open {page}"
     )

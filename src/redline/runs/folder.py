@@ -7,6 +7,7 @@ import difflib
 import importlib
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -32,6 +33,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
+        path = path if path.name not in ("", "..") else path.resolve()  # `redline resume .`
         self.path = path
         self.name = path.name
         self.config = path / CONFIG
@@ -40,6 +42,11 @@ class RunFolder:
         self.videos = path / "videos"
         self.report = path / "report.html"
         self._lock: IO[bytes] | None = None
+
+    @property
+    def reference(self) -> str:
+        """By what ``open`` finds this run without being told a base: its name in the usual one, else its path."""
+        return self.name if self.path == Path(BASE) / self.name else str(self.path)
 
     @classmethod
     def create(
@@ -65,8 +72,9 @@ class RunFolder:
             try:
                 (base / name).mkdir()
             except FileExistsError:
+                there = shlex.quote(cls(base / name).reference)
                 raise UserError(
-                    f"there is a run {name!r} in {base} already: go on with it by `redline resume {name}`,"
+                    f"there is a run {name!r} in {base} already: go on with it by `redline resume {there}`,"
                     " or choose another name"
                 ) from None
             return cls(base / name)
