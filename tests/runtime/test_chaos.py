@@ -116,6 +116,21 @@ def test_a_run_of_threads_resumes_after_a_kill(system: str, tmp_path: Path) -> N
     assert api.resume("victim", folder=str(tmp_path), steps=before + 300).steps >= before + 300
 
 
+@pytest.mark.slow
+def test_a_sigterm_to_every_process_saves_what_the_roles_know(tmp_path: Path) -> None:
+    """As systemd, Slurm and timeout(1) send it: actors outlive it until they have told of their environments."""
+    victim = Victim(tmp_path, "impala", "processes")
+    try:
+        victim.goes_on()
+        os.killpg(victim.process.pid, signal.SIGTERM)
+        assert victim.process.wait(30) == 130
+    finally:
+        victim.end()
+    newest = load_newest(tmp_path / "victim" / "checkpoints")
+    assert newest is not None
+    assert all(actor is not None for actor in newest.state["loop"]["actors"])
+
+
 RUNS = [(system, "threads") for system in SYSTEMS] + [("ppo", "in_process"), ("dqn", "in_process")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -119,6 +120,58 @@ def test_a_role_that_keeps_dying_ends_the_run_with_one_line(monkeypatch: pytest.
             collect(crew, 1, 60)
     finally:
         crew.close()
+
+
+class Starter:
+    """Starts programs as environments do, and tells how they ended when they were told to by SIGTERM."""
+
+    name = "starter"
+
+    def run(self, port: Port) -> None:
+        assert port.get() == REQUEST
+        port.request()
+        program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        fork.start()
+        program.terminate()
+        fork.terminate()
+        fork.join(5)
+        port.answer([program.wait(5), fork.exitcode])
+        port.get()
+
+
+def test_a_sigterm_to_everyone_leaves_roles_to_their_main_role() -> None:
+    crew = ProcessCrew([Echo()], torch=False)
+    try:
+        for number in (1, 2):  # while it starts, and when it waits
+            role = crew.pids()[0]
+            assert role is not None
+            os.kill(role, signal.SIGTERM)
+            crew.tell(0, number)
+            assert collect(crew, 1) == [(0, number + 1)]
+        assert crew.events() == {}
+    finally:
+        crew.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_what_a_role_starts_can_be_ended_by_sigterm() -> None:
+    crew = ProcessCrew([Starter()], torch=False)
+    try:
+        assert crew.ask(0, "codes", timeout=40) == [-signal.SIGTERM, -signal.SIGTERM]
+    finally:
+        crew.close()
+
+
+def leave_unclosed() -> None:
+    crew = ProcessCrew([Echo()], torch=False)
+    crew.tell(0, 1)
+    print(collect(crew, 1), flush=True)
+
+
+def test_python_exits_though_nobody_closed_the_crew() -> None:
+    script = "from tests.runtime.crew.test_crew import leave_unclosed; leave_unclosed()"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=40).returncode == 0
 
 
 class Stuck:

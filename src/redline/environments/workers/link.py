@@ -17,7 +17,13 @@ from typing import Any
 from redline.environments.config import EnvironmentConfig
 from redline.environments.workers.memory import SharedMemory
 from redline.environments.workers.process import CONTROL, CRASH, DONE, RESULT, SLOTS, USAGE, Share, main
-from redline.environments.workers.spawning import IMPORTED, Parcel, Unguarded, leave_if_imported
+from redline.environments.workers.spawning import (
+    IMPORTED,
+    Parcel,
+    Unguarded,
+    end_with_interpreter,
+    leave_if_imported,
+)
 from redline.types import RunError, Spec, UserError
 
 START_TIMEOUT = 120.0  # seconds for imports, constructors and resets of a worker's environments, at least
@@ -76,6 +82,7 @@ class Link:
         )
         with child_settings():
             self.process.start()
+        end_with_interpreter(self.process)
         # With the last copy of its ends in the child, its death closes them, and is heard here at once.
         doorbell.close()
         connection.close()
@@ -169,13 +176,16 @@ def release(links: Sequence[Link], memory: SharedMemory) -> None:
 
 @contextlib.contextmanager
 def child_settings() -> Iterator[None]:
-    """What a child inherits: no interrupts (the parent ends it), and one compute thread (workers are the threads)."""
+    """What a child inherits: no signals until it has seen to them (``leave_signals_to_parent``), and one compute thread
+    (workers are the threads).
+    """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     blocks = hasattr(signal, "pthread_sigmask")  # not on Windows: a Ctrl-C may print a child's traceback
     if blocks:
-        resource_tracker.ensure_running()  # started by the first spawn otherwise, it unblocks SIGINT behind us
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else set()
+        resource_tracker.ensure_running()  # started by the first spawn otherwise, it unblocks both behind us
+    both = {signal.SIGINT, signal.SIGTERM}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, both) if blocks else set()
     os.environ.update(dict.fromkeys(names, "1"))
     try:
         yield

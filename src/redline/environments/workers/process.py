@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import socket
 import threading
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from redline.environments.config import EnvironmentConfig
 from redline.environments.inline import EnvironmentCrash, Inline
 from redline.environments.registry import build_single, one_line
 from redline.environments.workers.memory import Layout, SharedMemory
+from redline.environments.workers.spawning import leave_signals_to_parent
 from redline.types import RunError, Spec, UserError
 
 # Doorbell bytes. To the worker: step into slot 0 or 1, or look at the connection. From it: done or failed.
@@ -67,7 +67,7 @@ class Shared:
 
 def main(share: Share) -> None:
     """Entry point of a worker process: serve until the doorbell's other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    leave_signals_to_parent()
     threading.Thread(target=die_with_parent, daemon=True).start()
     try:
         serve(share)

@@ -1,4 +1,5 @@
-"""Starting a process: what it is given travels in a file, and a script that starts one while it is imported is told so.
+"""Starting a process: what it is given travels in a file, a script that starts one while it is imported is told so,
+and signals that a whole group of processes is sent are left to the one that the user started.
 
 Python hands a spawned process its arguments through a pipe that holds 64 KiB, and keeps the pipe's other end open. A
 child that dies before it has read more than that leaves its parent writing for ever; and the commonest mistake of a
@@ -10,8 +11,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import tempfile
 from multiprocessing import context, reduction
+from multiprocessing.process import BaseProcess
 from typing import IO, Any
 
 from redline.types import UserError
@@ -60,6 +63,39 @@ def _open(number: Any) -> Any:
     with os.fdopen(number.detach(), "rb") as file:
         file.seek(0)
         return pickle.load(file)  # from the parent process, by inheritance: nobody else can write it
+
+
+def leave_signals_to_parent() -> None:
+    """In a child: neither Ctrl-C nor SIGTERM ends it, only its parent does, once it is not asked anything more.
+
+    SIGTERM gets a handler and is not blocked any more: programs that an environment starts would inherit that it is
+    ignored or blocked, and could not be ended by it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.siginterrupt(signal.SIGTERM, False)
+        _mask(signal.SIG_UNBLOCK)
+        os.register_at_fork(
+            before=lambda: _mask(signal.SIG_BLOCK),
+            after_in_parent=lambda: _mask(signal.SIG_UNBLOCK),
+            after_in_child=_heed_sigterm,
+        )
+
+
+def _mask(how: int) -> None:
+    signal.pthread_sigmask(how, {signal.SIGTERM})
+
+
+def _heed_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _mask(signal.SIG_UNBLOCK)
+
+
+def end_with_interpreter(process: BaseProcess) -> None:
+    """In the parent: Python sends daemons a SIGTERM at its exit, and waits; those that do not heed it are killed."""
+    popen = process._popen  # type: ignore[attr-defined]
+    popen.terminate = popen.kill
 
 
 def leave_if_imported() -> None:

@@ -24,7 +24,14 @@ from typing import Any
 
 from redline.environments.workers.link import child_settings
 from redline.environments.workers.process import die_with_parent
-from redline.environments.workers.spawning import IMPORTED, Parcel, Unguarded, leave_if_imported
+from redline.environments.workers.spawning import (
+    IMPORTED,
+    Parcel,
+    Unguarded,
+    end_with_interpreter,
+    leave_if_imported,
+    leave_signals_to_parent,
+)
 from redline.runtime.crew.bells import Bell
 from redline.runtime.crew.ports import FAILED, NUMBER, REQUEST, ProcessPort, receive, send
 from redline.runtime.crew.threads import Job, work
@@ -61,6 +68,7 @@ class _Link:
         )
         with child_settings():
             self.process.start()
+        end_with_interpreter(self.process)
         # With the last copy of its ends in the child, its death closes them, and is heard here at once.
         bell.close()
         pipe.close()
@@ -247,6 +255,7 @@ def _show_name(name: str) -> None:
 
 def main(job: Job, bell: socket.socket, pipe: Connection, parent: int, computes: bool) -> None:
     """What a role's process runs."""
+    leave_signals_to_parent()
     _show_name(job.name)
     threading.Thread(target=die_with_parent, daemon=True).start()
     # Daemons, which end with their parent, may not have children by default; a role's environments may need some.
