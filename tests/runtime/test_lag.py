@@ -88,6 +88,15 @@ def test_delayed_weights_are_as_late_as_asked(tmp_path: Path) -> None:
     assert found.lag["max"] == found.lag["p95"] == 10
 
 
+def test_a_run_with_delayed_weights_can_be_resumed(tmp_path: Path) -> None:
+    watch = Watch()
+    delayed = [*COMMON, "parallel.copies=1", "parallel.queue=0", "parallel.delay=3"]
+    run = redline.train("CartPole-v1", "impala", steps=1000, folder=str(tmp_path), overrides=delayed)
+    resumed = redline.resume(run.name, steps=3000, folder=str(tmp_path), observer=watch)
+    assert resumed.steps >= 3000
+    assert 0 < watch.gauges.lag["mean"] <= watch.gauges.lag["max"] <= 3
+
+
 def test_normalised_rewards_need_batches_that_hold_every_environment_in_order(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"learner.reward=normalize .* set parallel.queue=0"):
         gauges(tmp_path, "parallel.copies=2", "parallel.queue=1", "learner.reward=normalize")

@@ -301,6 +301,7 @@ class ActorLearnerLoop:
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress could not be."""
         self._stamps = {self.parts.learner.version: 0}
+        self._held_back.clear()  # the first weights, of a version that no stamp knows any more
         self._publish()
         self.lags = Counter({int(lag): int(count) for lag, count in state["lags"].items()})
         whole = self.mixer.load_state(state.get("unrolls"))
