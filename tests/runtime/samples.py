@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import time
 from typing import Any
 
 import gymnasium
 import numpy as np
+
+from tests.environments.samples import Counter
 
 _made = itertools.count()
 
@@ -40,3 +44,17 @@ class Uneven(gymnasium.Env[np.ndarray, int]):
 def make_uneven() -> gymnasium.Env[np.ndarray, int]:
     """One copy."""
     return Uneven()
+
+
+class Interrupted(Counter):
+    """Sends its own process a Ctrl-C in the hundredth step of an episode that lasts for ever, as it were."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.time == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().step(action)
+
+
+def make_interrupted() -> Interrupted:
+    """One copy."""
+    return Interrupted(1_000_000)

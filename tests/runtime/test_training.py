@@ -186,6 +186,14 @@ def test_interrupt_checkpoints_and_exits_130_in_seconds(number: int, tmp_path: P
     assert f"redline resume {tmp_path / 'stopped'}" in output
 
 
+def test_an_interrupt_is_heard_during_an_evaluation(tmp_path: Path) -> None:
+    options = ["environment.backend=inline", "run.evaluate_every=256", "run.evaluate_episodes=1"]
+    begin = time.monotonic()
+    with pytest.raises(api.Interrupted):
+        train(tmp_path, *options, environment="tests.runtime.samples:make_interrupted")
+    assert time.monotonic() - begin < 30, "the episode goes on for longer than that"
+
+
 def test_training_works_off_the_main_thread(tmp_path: Path) -> None:
     done: list[Any] = []
     thread = threading.Thread(target=lambda: done.append(train(tmp_path)))

@@ -68,6 +68,7 @@ def evaluate(
     """Play ``episodes`` whole episodes with fresh environments.
 
     Every environment plays its equal share, so that short episodes are not counted more often than long ones.
+    ``after_step`` sees every step, and may raise to break off.
     """
     batch = min(episodes, num_envs or 8)
     environment = environments.make(experiment.environment, batch)

@@ -247,14 +247,22 @@ class Training:
             self.evaluator.ask(self.counters.steps)
             return
         parts = self.parts
-        episodes = evaluate(
-            parts.experiment,
-            parts.algorithm,
-            parts.learner.acting,
-            self.config.evaluate_episodes,
-            self.config.seed + EVALUATION_SEED,
-        )
+        try:
+            episodes = evaluate(
+                parts.experiment,
+                parts.algorithm,
+                parts.learner.acting,
+                self.config.evaluate_episodes,
+                self.config.seed + EVALUATION_SEED,
+                after_step=self._heed_interrupt,
+            )
+        except Interruption:
+            return
         self._write_evaluation(self.counters.steps, [episode.episode_return for episode in episodes])
+
+    def _heed_interrupt(self, *_: Any) -> None:
+        if self.interrupt():
+            raise Interruption
 
     def _hear_evaluator(self, patience: float = 0.0) -> None:
         if self.evaluator is not None and (answer := self.evaluator.answer(patience)) is not None:
