@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from redline import api
+from redline.runtime.crew.ports import Port
 from redline.runtime.parts import assemble
+from redline.runtime.serving.job import InferenceJob
 from redline.runtime.serving.muster import ServerMuster, muster_server
 from tests.leaks import eventually
 from tests.runtime import chaos
@@ -36,11 +38,11 @@ SETTINGS = [
 class Learner:
     """Hands slots out again as soon as they are handed in, as a learner that learns nothing."""
 
-    def __init__(self, queue: int) -> None:
+    def __init__(self, queue: int, make_job: type[InferenceJob] = InferenceJob) -> None:
         self.parts = assemble(api.make_experiment("tests.inference.pacing:Pacing", "a2c", overrides=SETTINGS))
         parallel = replace(self.parts.experiment.parallel, queue=queue)
         self.parts.experiment = replace(self.parts.experiment, parallel=parallel)
-        self.muster: ServerMuster = muster_server(self.parts, 1 + queue)
+        self.muster: ServerMuster = muster_server(self.parts, 1 + queue, make_job)
         self.out = {(worker, slot) for worker in range(WORKERS) for slot in range(1 + queue)}
         self.rest: set[tuple[int, int]] = set()  # handed in
         self.bad: list[str] = []
@@ -132,5 +134,41 @@ def test_a_killed_server_comes_back_with_its_workers(queue: int) -> None:
         assert not learner.bad, learner.bad[0]
         again, _ = learner.pids()
         assert again != server
+    finally:
+        learner.close()
+
+
+class DyingPort:
+    """A server's port at which it is killed when it has counted four workers' unrolls and handed in two of them."""
+
+    def __init__(self, port: Port) -> None:
+        self._port, self._left = port, WORKERS + 2
+
+    def put(self, number: int) -> None:
+        if not self._left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._left -= 1
+        self._port.put(number)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._port, name)
+
+
+class DyingJob(InferenceJob):
+    """The first server dies, its successor does not."""
+
+    def run(self, port: Port) -> None:
+        first = not self.region.arrays["starts"][-1]
+        super().run(DyingPort(port) if first else port)
+
+
+@pytest.mark.slow
+def test_unrolls_that_a_killed_server_had_counted_but_not_handed_in_are_made_anew() -> None:
+    """In lock-step they seemed to be done, and whoever had handed in was waited for by those who had to begin again."""
+    learner = Learner(queue=0, make_job=DyingJob)
+    try:
+        learner.collect(4)
+        assert learner.muster.crew.events() == {"restarts": 1}
+        assert not learner.bad, learner.bad[0]
     finally:
         learner.close()

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from redline.actors.unroll import unroll_forms, unroll_over
-from redline.inference.tables import Shape, Tables, shape_of, table_forms
+from redline.inference.tables import Tables, shape_of, table_forms
 from redline.runtime.crew.board import Board
 from redline.runtime.crew.crews import ANSWER, START, Muster
 from redline.runtime.crew.processes import ProcessCrew
@@ -41,8 +42,9 @@ class WorkerSlots:
 class ServerCrew:
     """The crew of one inference server, spoken to as if each of its workers were an actor. See ``Crew``."""
 
-    def __init__(self, crew: Crew, shape: Shape) -> None:
-        self.crew, self.shape = crew, shape
+    def __init__(self, crew: Crew, tables: Tables) -> None:
+        self.crew, self.tables, self.shape = crew, tables, tables.shape
+        self._handed_in = np.zeros(self.shape.workers, np.int64)  # unrolls, by worker
 
     def pids(self) -> list[int | None]:
         """The server's process id; none where it is a thread."""
@@ -54,7 +56,10 @@ class ServerCrew:
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         """(worker, slot) of all trajectories that are done."""
-        return [divmod(number, self.shape.slots) for _, number in self.crew.wait(timeout)]
+        arrived = [divmod(number, self.shape.slots) for _, number in self.crew.wait(timeout)]
+        for worker, _ in arrived:
+            self._handed_in[worker] += 1
+        return arrived
 
     def post(self, number: int) -> None:
         """As the crew's."""
@@ -69,8 +74,14 @@ class ServerCrew:
         return self.crew.ask(0, what, argument, timeout)
 
     def revived(self) -> list[int]:
-        """All workers, where the server was started anew."""
-        return list(range(self.shape.workers)) if self.crew.revived() else []
+        """All workers, where the server was started anew.
+
+        It may have died between counting an unroll and handing it in, which is made anew: what has come counts.
+        """
+        if not self.crew.revived():
+            return []
+        self.tables.done[:] = self._handed_in
+        return list(range(self.shape.workers))
 
     def events(self) -> dict[str, int]:
         return self.crew.events()
@@ -141,4 +152,4 @@ def muster_server(
     inner: Crew = ProcessCrew([job]) if shared else ThreadCrew([job])
     slots = [WorkerSlots(tables, worker) for worker in range(workers)]
     first = [span[0] for span in shape.spans]
-    return ServerMuster(ServerCrew(inner, shape), slots, weights, board, first, region, tables, whole)
+    return ServerMuster(ServerCrew(inner, tables), slots, weights, board, first, region, tables, whole)
