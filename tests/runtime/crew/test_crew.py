@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import selectors
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -118,6 +121,30 @@ def test_a_role_that_keeps_dying_ends_the_run_with_one_line(monkeypatch: pytest.
             RunError, match="doomed died 2 times in a row, the last time it exited with code 7"
         ):
             collect(crew, 1, 60)
+    finally:
+        crew.close()
+
+
+class SocketsOnly(selectors.SelectSelector):
+    """What Windows can wait for."""
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        assert isinstance(fileobj, socket.socket)
+        return super().register(fileobj, events, data)
+
+
+def test_a_crew_needs_nothing_that_windows_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selectors, "DefaultSelector", SocketsOnly)
+    for module, name in ((socket, "MSG_DONTWAIT"), (os, "eventfd")):
+        monkeypatch.delattr(module, name, raising=False)
+    crew = ProcessCrew([Echo()], torch=False)
+    try:
+        crew.tell(0, 1)
+        assert collect(crew, 1) == [(0, 2)]
+        for number in range(3):
+            threading.Timer(0.1, crew.post, (number,)).start()
+        assert sorted(collect(crew, 3)) == [(-1, 0), (-1, 1), (-1, 2)]
+        assert crew.wait(0.0) == []
     finally:
         crew.close()
 

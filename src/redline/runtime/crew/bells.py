@@ -24,10 +24,6 @@ class Bell:
         else:
             self._reader, self._writer = os.pipe()
 
-    def fileno(self) -> int:
-        """The descriptor that becomes readable when the bell has been rung; -1 once closed."""
-        return self._reader
-
     def ring(self) -> None:
         """Wake whoever waits; whoever comes next does not wait."""
         with contextlib.suppress(OSError):  # closed: nobody waits any more

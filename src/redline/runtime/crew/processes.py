@@ -32,7 +32,6 @@ from redline.environments.workers.spawning import (
     leave_if_imported,
     leave_signals_to_parent,
 )
-from redline.runtime.crew.bells import Bell
 from redline.runtime.crew.ports import FAILED, NUMBER, REQUEST, ProcessPort, receive, send
 from redline.runtime.crew.threads import Job, work
 from redline.types import RunError
@@ -74,11 +73,9 @@ class _Link:
         pipe.close()
 
     def numbers(self) -> list[int] | None:
-        """Numbers that have come; None when the process is gone."""
+        """Numbers that have come, now that something has; None when the process is gone."""
         try:
-            data = self.bell.recv(4096, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
+            data = self.bell.recv(4096)
         except OSError:
             return None
         if not data:
@@ -121,8 +118,9 @@ class ProcessCrew:
         self.restarts = 0
         self._links = [_Link(job, torch) for job in jobs]
         self._closed = False
-        self._wake = Bell()
-        self._selector.register(self._wake.fileno(), selectors.EVENT_READ, None)
+        self._wake, self._ring = socket.socketpair()  # Windows can wait for nothing else
+        self._ring.setblocking(False)  # where it is full, it has been rung
+        self._selector.register(self._wake, selectors.EVENT_READ, None)
         try:
             for role in range(len(jobs)):
                 self._start(role)
@@ -146,7 +144,8 @@ class ProcessCrew:
 
     def post(self, number: int) -> None:
         self._arrived.append((-1, number))
-        self._wake.ring()
+        with contextlib.suppress(OSError):
+            self._ring.send(b"!")
 
     def kill(self, role: int) -> None:
         process = self._links[role].process
@@ -177,7 +176,7 @@ class ProcessCrew:
         for key, _ in self._selector.select(timeout):
             role = key.data
             if role is None:
-                self._wake.wait()
+                self._wake.recv(4096)
                 continue
             link = self._links[role]
             numbers = link.numbers()
@@ -245,6 +244,7 @@ class ProcessCrew:
             link.end()
         self._selector.close()
         self._wake.close()
+        self._ring.close()
 
 
 def _show_name(name: str) -> None:
