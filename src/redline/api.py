@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from redline.architectures.compatible import without_effect
 from redline.environments.workers.spawning import leave_if_imported
 from redline.planner.choose import predict
 from redline.planner.costs import Machine
@@ -148,6 +149,8 @@ def train(
     experiment = make_experiment(
         environment, recipe, config=options.get("config"), overrides=[*settings, *overrides]
     )
+    if reason := without_effect(experiment.parallel, overrides):
+        raise UserError(reason)
     to_dict(experiment)  # refuses what config.yaml could not hold, before there is a folder
     if experiment.run.wandb:
         import_wandb()

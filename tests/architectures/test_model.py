@@ -10,7 +10,8 @@ import pytest
 from redline.algorithms.a2c import A2C
 from redline.algorithms.dqn import DQN
 from redline.architectures.catalogue import ARCHITECTURES, IMPALA, find
-from redline.architectures.compatible import refusal
+from redline.architectures.compatible import refusal, without_effect
+from redline.architectures.config import ParallelConfig
 from redline.architectures.model import Architecture, Edge, Role, gives_way, lag_bound
 from redline.runtime.actor_learner import Pacer
 from redline.types import UserError
@@ -153,3 +154,16 @@ def test_incompatible_pairs_are_refused_with_the_reason() -> None:
     assert "needs lag <= 1" in str(refusal(IMPALA.sized(4, 2), A2C))
     assert "replay has no bound" in str(refusal(ARCHITECTURES["apex"].sized(2), A2C))
     assert "it learns from replay" in str(refusal(IMPALA.sized(2), DQN))
+
+
+def test_numbers_asked_of_the_one_loop_are_refused_and_those_a_recipe_brings_are_not() -> None:
+    moved = ParallelConfig("synchronous", copies=8, queue=2, max_staleness=100, late="drop")
+    assert without_effect(moved, ["parallel.architecture=synchronous", "run.steps=5"]) is None
+    assert "parallel.copies=8: architecture synchronous has one loop" in str(
+        without_effect(moved, ["parallel.copies = 8"])
+    )
+    for name in ("queue", "max_staleness", "late"):
+        assert f"parallel.{name}=" in str(without_effect(moved, [f"parallel.{name}=..."]))
+    planned = ["parallel.copies=1", "parallel.queue=0", "parallel.batch=0"]
+    assert without_effect(ParallelConfig("synchronous", copies=1, queue=0), planned) is None
+    assert without_effect(ParallelConfig("impala", copies=8), ["parallel.copies=8"]) is None

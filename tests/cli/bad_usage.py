@@ -226,6 +226,16 @@ USAGE: list[Case] = [
         r"redline: parallel.runtime=threads: architecture synchronous has one loop, .*",
     ),
     Case(
+        "copies of one loop, in training",
+        "train CartPole-v1 --set parallel.copies=3",
+        r"redline: parallel.copies=3: architecture synchronous has one loop; choose another with .*",
+    ),
+    Case(
+        "a bound on lag where there is none",
+        "train CartPole-v1 --recipe impala --architecture synchronous --set parallel.late=drop",
+        r"redline: parallel.late=drop: architecture synchronous has one loop; choose another with .*",
+    ),
+    Case(
         "more copies than environments",
         "train CartPole-v1 --recipe impala --num-envs 4 --set parallel.copies=9",
         r"redline: parallel.copies=9 is more than the 4 environments: raise sampler.num_envs, or use 4",

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import redline
+from redline.recipes import RECIPES
 
-SMALL = ("run.tensorboard=false", "run.debug=true", "parallel.copies=2")
+SMALL = ("run.tensorboard=false", "run.debug=true")
 MORE = {  # what makes a few thousand steps enough to learn from
     "ppo_atari": ("algorithm.unroll=32",),
     "dqn_atari": ("algorithm.learning_starts=256", "replay.capacity=4000"),
@@ -41,13 +42,16 @@ def environment_of(recipe: str) -> str:
 def train(
     folder: Path, recipe: str, *overrides: str, device: str, steps: int = 1920, **options: Any
 ) -> redline.Run:
-    """A run of a recipe in the environment that suits it."""
+    """A run of a recipe in the environment that suits it, with two copies of what can be copied."""
+    said = [each.partition("=")[2] for each in overrides if each.startswith("parallel.architecture=")]
+    place = said[-1] if said else RECIPES[recipe]().parallel.architecture
+    two = () if place == "synchronous" else ("parallel.copies=2",)
     return redline.train(
         environment_of(recipe),
         recipe,
         steps=steps,
         device=device,
         folder=str(folder),
-        overrides=[*SMALL, *MORE.get(recipe, ()), *overrides],
+        overrides=[*SMALL, *two, *MORE.get(recipe, ()), *overrides],
         **options,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from redline.architectures.config import ParallelConfig
 from redline.architectures.model import Architecture, lag_bound
 
 
@@ -31,4 +33,25 @@ def refusal(architecture: Architecture, algorithm: Any) -> str | None:
             f"{name} is on-policy and needs lag <= {algorithm.max_lag}; {place} with {copies} copies allows {bound}: "
             "set parallel.queue=0, or use appo or impala"
         )
+    return None
+
+
+def without_effect(parallel: ParallelConfig, settings: Sequence[str]) -> str | None:
+    """Which number of ``parallel`` that ``settings`` (``a.b=c``) ask for would do nothing, in one line; or None.
+
+    What a recipe brings along for its own architecture is not asked for, and stays unsaid.
+    """
+    if parallel.architecture != "synchronous":
+        return None
+    idle = ParallelConfig(copies=1, queue=0), ParallelConfig()  # as the one loop has them, or left to Redline
+    for setting in settings:
+        group, _, name = setting.partition("=")[0].strip().partition(".")
+        if group != "parallel" or name in ("", "architecture", "runtime", "replay"):  # refused elsewhere
+            continue
+        value = getattr(parallel, name)
+        if value not in [getattr(each, name) for each in idle]:
+            return (
+                f"parallel.{name}={value}: architecture synchronous has one loop; "
+                "choose another with parallel.architecture"
+            )
     return None
