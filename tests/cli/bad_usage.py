@@ -189,6 +189,11 @@ USAGE: list[Case] = [
     ),
     Case("GPU that is not there", "train CartPole-v1 --device cuda:99", r"redline: .*cuda.*"),
     Case(
+        "more groups than environments",
+        "train CartPole-v1 --num-envs 1 --set sampler.groups=2",
+        r"redline: sampler: 1 shards x 2 groups need as many environments, but num_envs is 1",
+    ),
+    Case(
         "more actors than environments",
         "train CartPole-v1 --num-envs 4 --set sampler.shards=9",
         r"redline: sampler: 9 shards .*",

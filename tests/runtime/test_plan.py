@@ -9,11 +9,12 @@ import torch
 from gymnasium import spaces
 
 from redline import recipes
+from redline.runtime import plan
 from redline.runtime.crew import acting
 from redline.runtime.crew.acting import ActingNetwork
 from redline.runtime.crew.weights import WeightStore
 from redline.runtime.experiment import Experiment
-from redline.runtime.plan import parallelism
+from redline.runtime.plan import parallelism, resolve
 from redline.types import Spec
 
 PONG = Spec(
@@ -47,6 +48,14 @@ def test_a_few_actors_share_an_interpreter_and_many_get_their_own(
 ) -> None:
     found = parallelism(pong(recipe), PONG, cores)
     assert (found.runtime, found.copies) == (runtime, copies)
+
+
+def test_actor_threads_leave_an_environment_for_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "usable_cores", lambda: 8)
+    made = pong("ppo_atari")
+    made = replace(made, learner=replace(made.learner, device="cpu"))
+    made = replace(made, sampler=replace(made.sampler, num_envs=4, groups=2))
+    assert resolve(made, PONG, 1_000_000).sampler.shards == 2
 
 
 def test_an_environment_that_no_process_can_import_stays_in_threads() -> None:

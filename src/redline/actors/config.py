@@ -20,8 +20,8 @@ class SamplerConfig:
             raise ValueError(
                 f"shards and groups must be 0 (chosen) or more, got {self.shards}, {self.groups}"
             )
-        if self.shards * max(self.groups, 1) > self.num_envs:
+        shards, groups = max(self.shards, 1), max(self.groups, 1)
+        if shards * groups > self.num_envs:
             raise ValueError(
-                f"{self.shards} shards x {max(self.groups, 1)} groups need as many environments, "
-                f"but num_envs is {self.num_envs}"
+                f"{shards} shards x {groups} groups need as many environments, but num_envs is {self.num_envs}"
             )

@@ -63,7 +63,7 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
             )
         shards, groups = 1, 1
     beside = spec.threaded and parameters >= LARGE_NETWORK and device == "cpu"
-    shards = shards or (min(cores, sampler.num_envs) if beside else 1)
+    shards = shards or (min(cores, sampler.num_envs // max(groups, 1)) if beside else 1)
     overlaps = device != "cpu" or experiment.environment.backend == "workers"
     if parallel.architecture == "seed":
         shards, groups = 1, _served_groups(groups, parallel.copies)
