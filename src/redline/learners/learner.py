@@ -24,7 +24,7 @@ from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter
 from redline.learners.graphs import Graphed, GraphedActing, can_be_recorded
 from redline.learners.rewards import RewardTransform
 from redline.networks.packed import Prepared, tell, watch
-from redline.types import Interruption, Loss, Metrics
+from redline.types import Interruption, Loss, Metrics, RunError
 
 Part = Callable[[], Any]  # makes the batch of one shard
 Gradients = tuple[tuple[Tensor, ...], Metrics]  # in the order of the network's parameters
@@ -283,7 +283,7 @@ class Learner:
         tell(self._watching)
         for name, buffer in self.network.named_buffers():
             buffer.copy_(state["buffers"][name])
-        _load_optimizers(self._optimizers, state["optimizers"])
+        _load_optimizers(self.config, self._optimizers, state["optimizers"])
         self.generator.set_state(state["generator"].cpu())
         self.rewards.load_state(state["rewards"])
         self.version = int(state["version"])
@@ -323,8 +323,24 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {name: value for name, value in entries[0].items()} if entries else {}
 
 
-def _load_optimizers(optimizers: list[torch.optim.Optimizer], saved: list[dict[str, Any]]) -> None:
+def _check_statistics(config: LearnerConfig, saved: list[dict[str, Any]]) -> None:
+    """Refuse what another optimiser kept; one that had not stepped yet kept nothing."""
+    kept, needed = (
+        {name for piece in saved for name in piece if name != "step"},
+        optimizers.statistics_of(config),
+    )
+    if kept and kept != set(needed):
+        raise RunError(
+            f"the checkpoint keeps {', '.join(sorted(kept))}, learner.optimizer={config.optimizer} needs "
+            f"{', '.join(needed) or 'nothing'}: config.yaml was changed, or the checkpoint is of another run"
+        )
+
+
+def _load_optimizers(
+    config: LearnerConfig, made: list[torch.optim.Optimizer], saved: list[dict[str, Any]]
+) -> None:
     """Restore per-coordinate statistics, cut anew when the number of shards has changed."""
+    _check_statistics(config, saved)
     if not saved or not saved[0]:
         return
     joined = {
@@ -332,7 +348,7 @@ def _load_optimizers(optimizers: list[torch.optim.Optimizer], saved: list[dict[s
         for name, value in saved[0].items()
     }
     start = 0
-    for optimizer in optimizers:
+    for optimizer in made:
         weights = optimizer.param_groups[0]["params"][0]
         stop = start + weights.numel()
         kept = optimizer.state[weights]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from redline.runs.metrics import MetricsWriter
 from redline.runs.rng import global_rng_state, load_global_rng_state
 from redline.runtime.crew.evaluating import Evaluator
 from redline.runtime.crew.shares import Shares, shares_of
-from redline.runtime.evaluate import evaluate
+from redline.runtime.evaluate import evaluate, fitting_weights
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.interrupt import InterruptRequest
@@ -108,9 +109,11 @@ class Training:
         self.expected: Expected | None = None
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.parts.learner.load_state(state["learner"])
+        fitting_weights(state, self.parts.learner.flat)
+        with _fitting():
+            self.parts.learner.load_state(state["learner"])
+            self.exact = self.loop.load_state(state["loop"])
         self.counters = Counters.of(state["counters"])
-        self.exact = self.loop.load_state(state["loop"])
         self.metrics = dict(state["metrics"])
         load_global_rng_state(state["random"])
         self.writer.truncate_after(self.counters.steps)
@@ -323,6 +326,17 @@ class Training:
             self.evaluator.close()
         self.writer.close()
         self.parts.close()
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """Says in one line that a state is not of this experiment, where loading it fails for want of a part or a shape."""
+    try:
+        yield
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(
+            "the checkpoint does not fit config.yaml: config.yaml was changed, or the checkpoint is of another run"
+        ) from error
 
 
 def _with_rest(shares: dict[str, float]) -> dict[str, float]:
