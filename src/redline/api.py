@@ -362,7 +362,12 @@ def record(
             policy.experiment, policy.algorithm, policy.network, episodes, seed, after_step=film, num_envs=1
         )
     fps = 60 // policy.spec.action_repeat if family_of(policy.spec.name) == "atari" else 30
-    imageio.mimwrite(path, pictures, fps=fps, macro_block_size=1)  # type: ignore[arg-type]
+    scratch = path.with_name(f".{path.name}")  # what is broken off while it is encoded is no film
+    try:
+        imageio.mimwrite(scratch, pictures, fps=fps, macro_block_size=1)  # type: ignore[arg-type]
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
     return path
 
 

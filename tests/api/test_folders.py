@@ -13,6 +13,7 @@ import pytest
 
 import redline
 from redline import api
+from redline.reports.load import newest_video
 from redline.runs.folder import RunFolder
 from redline.types import Progress, RunError, UserError
 from tests.environments.samples import Counter
@@ -111,3 +112,18 @@ def test_an_interrupted_run_says_by_what_it_is_resumed(tmp_path: Path) -> None:
         train(tmp_path / "my runs", name="mine", observer=Interrupting())
     assert str(caught.value).endswith(f"go on by `redline resume '{tmp_path}/my runs/mine'`")
     assert redline.resume(caught.value.run).steps == 64
+
+
+def test_a_film_that_is_broken_off_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, broken_off = train(tmp_path), []
+
+    def encode(path: Path, *_: Any, **__: Any) -> None:
+        Path(path).write_bytes(b"half")
+        broken_off.append(newest_video(run.path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imageio.v2.mimwrite", encode)
+    with pytest.raises(KeyboardInterrupt):
+        redline.record(run, most=3)
+    assert broken_off == [None]
+    assert files(run.path / "videos") == []

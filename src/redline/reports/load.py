@@ -15,6 +15,8 @@ from redline import plain_yaml
 from redline.secret import without_secrets
 from redline.types import UserError
 
+FILMS = (".mp4", ".webm", ".gif")  # one whose name begins with a dot is not finished
+
 
 @dataclass(frozen=True)
 class Record:
@@ -94,7 +96,7 @@ def newest_video(folder: Path) -> Path | None:
     videos = folder / "videos"
     if not videos.is_dir():
         return None
-    films = [path for path in videos.iterdir() if path.suffix in (".mp4", ".webm", ".gif")]
+    films = [path for path in videos.iterdir() if path.suffix in FILMS and path.name[0] != "."]
     return max(films, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
 
 
