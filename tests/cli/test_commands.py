@@ -178,6 +178,18 @@ def test_an_output_that_knows_only_ascii_gets_ascii(
     assert b"| actor" in stream.buffer.getvalue()  # type: ignore[attr-defined]
 
 
+def test_names_that_the_output_cannot_spell_are_shown_as_far_as_it_can(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    words = f"train tests.cli.broken:Toy --steps 32 --name again --no-film --plain {TINY} --folder läufe"
+    assert main(words.split()) == 0
+    assert main(["report", "again", "--folder", "läufe"]) == 0
+    stream.flush()
+    assert stream.buffer.getvalue().splitlines()[-1] == b"l?ufe/again/report.html"  # type: ignore[attr-defined]
+
+
 def test_train_takes_architecture_and_runtime(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "train CartPole-v1 --recipe a2c --architecture impala --runtime threads --steps 256 --name beside"
     shown = output(f"{words} --plain --set run.tensorboard=false --set parallel.copies=2", capsys)

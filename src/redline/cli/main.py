@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 130 interrupted (a training run was
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Nothing is raised; an error is one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the output cannot spell is no reason to fail
+        sys.stdout.reconfigure(errors="replace")
     try:
         if arguments == ["--version"]:
             print(f"redline {VERSION}")
