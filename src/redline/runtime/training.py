@@ -60,6 +60,15 @@ class Counters:
         counts = {"steps": self.steps, "episodes": self.episodes, "best": best, "elapsed": self.elapsed}
         return counts | {"returns": list(self.returns), "lengths": list(self.lengths)}
 
+    def metrics(self) -> dict[str, float]:
+        """Of the last episodes; nothing before the first has ended."""
+        if not self.returns:
+            return {}
+        returns = np.asarray(self.returns)
+        spread = {"mean": returns.mean(), "min": returns.min(), "max": returns.max()}
+        lengths = {"length/mean": float(np.mean(self.lengths))}
+        return {f"return/{name}": value for name, value in spread.items()} | lengths
+
     @classmethod
     def of(cls, state: dict[str, Any]) -> Counters:
         """The counters that ``state`` gave."""
@@ -197,14 +206,7 @@ class Training:
             "episodes": float(counters.episodes),
             "learning_rate": self.parts.learner.learning_rate,
         }
-        if counters.returns:
-            returns = np.asarray(counters.returns)
-            values |= {
-                "return/mean": returns.mean(),
-                "return/min": returns.min(),
-                "return/max": returns.max(),
-            }
-            values["length/mean"] = float(np.mean(counters.lengths))
+        values |= counters.metrics()
         losses = {f"loss/{name}": float(value) for name, value in self.metrics.items()}
         values |= {f"events/{name}": float(count) for name, count in self.loop.events().items()}
         values |= self.loop.gauges().metrics()
