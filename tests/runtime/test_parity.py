@@ -1,16 +1,28 @@
-"""At zero lag every runtime gives the parameters of the in-process run: one table of algorithms and architectures."""
+"""At zero lag every runtime gives the parameters of the in-process run: one table of algorithms and architectures.
+
+Actors beside a replay are compared in ``test_replay_parity``, copies that share gradients in ``replicas.test_parity``;
+here a test sees to it that nothing that runs is in none of the three.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
 import redline
+from redline.architectures.catalogue import ARCHITECTURES
+from redline.architectures.compatible import refusal
+from redline.architectures.config import ParallelConfig
+from redline.recipes import RECIPES
 from redline.runs.checkpoint import load_newest
+from redline.runtime.experiment import ALGORITHMS
+from tests.runtime import test_replay_parity as of_replay
+from tests.runtime.replicas import test_parity as of_copies
 
 COMMON = ("run.tensorboard=false", "learner.precision=fp32", "run.debug=true")
 # name -> environment, recipe, agent steps, overrides
@@ -97,3 +109,33 @@ def test_with_a_queue_the_parameters_differ(tmp_path: Path) -> None:
     alone, _ = weights(tmp_path / "alone", "a2c")
     late, _ = weights(tmp_path / "late", "a2c", *impala("threads", 1)[:-1], "parallel.queue=1")
     assert not torch.equal(alone, late)
+
+
+def algorithm_of(recipe: str) -> str:
+    return ALGORITHMS[type(RECIPES[recipe]().algorithm)].name
+
+
+def compared() -> Iterator[tuple[str, str, str]]:
+    """Algorithm, architecture and runtime of every parity test, by the tables that these are made from."""
+    for _, recipe, *_ in TASKS.values():
+        for architecture in ("impala", "seed"):
+            yield from ((algorithm_of(recipe), architecture, runtime) for runtime in RUNTIMES)
+    for task, runtime in of_replay.CELLS:
+        yield algorithm_of(of_replay.TASKS[task][1]), "apex", runtime
+    for task, architecture, runtime, _ in of_copies.CELLS:
+        yield algorithm_of(of_copies.TASKS[task][1]), architecture, runtime
+
+
+def test_every_algorithm_is_compared_with_one_loop_wherever_it_runs() -> None:
+    runtimes = {*get_args(get_type_hints(ParallelConfig)["runtime"])} - {"auto", "in_process"}
+    algorithms = [each for each in ALGORITHMS.values() if each.__module__.startswith("redline.")]
+    runs = {
+        (algorithm.name, name, runtime)
+        for algorithm in algorithms
+        for name, architecture in ARCHITECTURES.items()
+        for runtime in runtimes
+        if name != "synchronous" and refusal(architecture.sized(2, 0), algorithm) is None
+    }
+    assert len(runs) > 60
+    missing = sorted(runs - set(compared()))
+    assert missing == [], "these run, and no parity test has them"

@@ -27,6 +27,8 @@ TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "dqn-clipped": ("CartPole-v1", "dqn", ("learner.reward=clip", *PRIORITIZED)),
     "apex": ("CartPole-v1", "apex", ("algorithm.target_every_updates=20",)),
 }
+IN_PROCESSES = ("dqn", "dqn-prioritised", "apex")  # one of each sampler and algorithm shows it
+CELLS = [(task, "threads") for task in TASKS] + [(task, "processes") for task in IN_PROCESSES]
 
 
 def train(folder: Path, task: str, *overrides: str) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -45,11 +47,8 @@ def beside(runtime: str, queue: int = 0, copies: int = 1) -> list[str]:
     return [f"parallel.{name}={value}" for name, value in numbers.items()]
 
 
-@pytest.mark.parametrize("runtime", ["threads", "processes"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("task", "runtime"), CELLS)
 def test_one_actor_in_lock_step_equals_one_loop(tmp_path: Path, task: str, runtime: str) -> None:
-    if runtime == "processes" and task not in ("dqn", "dqn-prioritised"):
-        pytest.skip("one of each sampler shows it")
     alone, one = train(tmp_path / "alone", task, "parallel.architecture=synchronous")
     parted, other = train(tmp_path / "parted", task, *beside(runtime))
     assert one["learner"]["version"] > 100

@@ -114,11 +114,18 @@ class Line:
 def target_every(experiment: Experiment) -> int:
     """Server updates between refreshes of the target network: as asked, or as many as the algorithm's steps make."""
     algorithm: Any = experiment.algorithm
-    if experiment.parallel.target_every or not uses_replay(experiment):
-        return experiment.parallel.target_every or 60_000  # Nair et al. 2015
+    if experiment.parallel.target_every:
+        return experiment.parallel.target_every
     if getattr(algorithm, "target_every_updates", 0):  # Ape-X counts updates itself
         return int(algorithm.target_every_updates)
-    return max(algorithm.target_every // algorithm.update_every, 1)
+    if not hasattr(algorithm, "target_every"):
+        return 60_000  # Nair et al. 2015; nobody looks at it
+    if uses_replay(experiment):
+        return max(algorithm.target_every // algorithm.update_every, 1)
+    steps = (
+        algorithm.unroll * experiment.sampler.num_envs / experiment.parallel.copies
+    )  # of a bundle's unroll
+    return max(round(algorithm.target_every / steps), 1)
 
 
 def publish_all(memory: Memory, post: Post) -> None:
