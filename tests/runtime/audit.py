@@ -63,13 +63,13 @@ class Books:
 
     def _watch_intake(self, loop: Any) -> None:
         """What a replay accepts it has already stored; so what came from the crew is compared with what was stored."""
-        crew, feeder = loop.muster.crew, loop.feeder
+        crew, feeder, actors = loop.muster.crew, loop.feeder, len(loop.muster.slots)
         wait, add = crew.wait, feeder.add
 
         def waited(timeout: float) -> Any:
             self.lost = self.accepted - self.learned  # all that came before has been stored by now
             arrived = wait(timeout)
-            self.accepted += len(arrived)
+            self.accepted += sum(role < actors for role, _ in arrived)  # a replay apart speaks here, too
             return arrived
 
         def added(actor: int, slot: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -54,6 +55,11 @@ MATRIX: dict[str, System] = {
     "impala": System("impala", (*TWO, *EVALUATED), {"actor": 4, "evaluator": 1, MAIN: 1}),
     "appo": System("appo", (*TWO, "parallel.queue=2"), {"actor": 5, MAIN: 1}),
     "apex": System("apex", (*TWO, *REPLAY, "parallel.replay_ratio=1"), {"actor": 5, MAIN: 1}),
+    "apex_apart": System(
+        "apex",
+        (*TWO, *REPLAY, "parallel.replay_ratio=1", "parallel.replay=process"),
+        {"actor": 1, "replay": 3, MAIN: 1},
+    ),
     "seed": System("seed", SERVED, {"inference": 2, "host": 4, MAIN: 1}),
     "inference_engine": System(
         "inference_engine",
@@ -199,10 +205,10 @@ def name(pid: int) -> str:
 
 def children(pid: int) -> list[int]:
     """Living child processes of a process, Python's own resource tracker left out."""
-    try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
+    found: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):  # a replay's thread starts successors, too
+        with contextlib.suppress(OSError):
+            found += thread.read_text().split()
     return [int(each) for each in found if "resource_tracker" not in command(int(each)) and alive(int(each))]
 
 

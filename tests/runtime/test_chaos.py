@@ -19,7 +19,18 @@ from tests.runtime import chaos
 from tests.runtime.chaos import MAIN, MATRIX, Victim
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for children in /proc")
-SYSTEMS = ["impala", "appo", "apex", "seed", "inference_engine", "a3c", "accel_sync", "accel_async", "gorila"]
+IN_THREADS = [
+    "impala",
+    "appo",
+    "apex",
+    "seed",
+    "inference_engine",
+    "a3c",
+    "accel_sync",
+    "accel_async",
+    "gorila",
+]
+SYSTEMS = [*IN_THREADS[:3], "apex_apart", *IN_THREADS[3:]]  # a replay apart has a process of its own
 
 
 def seed() -> int:
@@ -132,6 +143,9 @@ def test_a_sigterm_to_every_process_saves_what_the_roles_know(tmp_path: Path) ->
 
 
 RUNS = [(system, "threads") for system in SYSTEMS] + [("ppo", "in_process"), ("dqn", "in_process")]
+
+
+RUNS = [(system, "threads") for system in IN_THREADS] + [("ppo", "in_process"), ("dqn", "in_process")]
 
 
 @pytest.mark.slow
