@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -41,6 +42,24 @@ class Uneven(gymnasium.Env[np.ndarray, int]):
         return observation, float(action), self.left == 0, False, {}
 
 
+GATE = threading.Event()  # while it is shut, every second copy of ``Held`` stands still
+GATE.set()
+
+
+class Held(Uneven):
+    """Every second copy made in a process waits at a gate at each step."""
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self.slow:
+            GATE.wait(60)
+        return super().step(action)
+
+
+def make_held() -> gymnasium.Env[np.ndarray, int]:
+    """One copy."""
+    return Held()
+
+
 def make_uneven() -> gymnasium.Env[np.ndarray, int]:
     """One copy."""
     return Uneven()
@@ -58,3 +77,23 @@ class Interrupted(Counter):
 def make_interrupted() -> Interrupted:
     """One copy."""
     return Interrupted(1_000_000)
+
+
+class Arms(gymnasium.Env[np.ndarray, int]):
+    """Two arms, episodes of one step: the second earns 1, the first loses 1. There is nothing to see."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.ones(1, np.float32), 2.0 * float(action) - 1.0, True, False, {}
+
+
+def make_arms() -> gymnasium.Env[np.ndarray, int]:
+    """One copy."""
+    return Arms()

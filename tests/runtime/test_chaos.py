@@ -142,9 +142,6 @@ def test_a_sigterm_to_every_process_saves_what_the_roles_know(tmp_path: Path) ->
     assert all(actor is not None for actor in newest.state["loop"]["actors"])
 
 
-RUNS = [(system, "threads") for system in SYSTEMS] + [("ppo", "in_process"), ("dqn", "in_process")]
-
-
 RUNS = [(system, "threads") for system in IN_THREADS] + [("ppo", "in_process"), ("dqn", "in_process")]
 
 

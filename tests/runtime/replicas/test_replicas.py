@@ -15,6 +15,7 @@ import torch
 
 import redline
 from redline import api
+from redline.replay import Replay
 from redline.runs.checkpoint import load_newest
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
@@ -136,6 +137,34 @@ def test_dqn_apart_makes_as_many_updates_as_one(tmp_path: Path) -> None:
     loaded = load_newest(run.path / "checkpoints")
     assert loaded is not None
     assert loaded.state["learner"]["version"] == pytest.approx((run.steps - 512) / 4, rel=0.1)
+
+
+# Accel RL, check 5
+@pytest.mark.parametrize("architecture", ["synchronous", "accel_sync", "accel_async"])
+@pytest.mark.parametrize("batch", [32, 512])
+def test_check_5_the_replay_ratio_stays_8_when_the_batch_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, batch: int
+) -> None:
+    """With so many more environments, and steps between updates (``accel_sync_dqn_atari`` says so)."""
+    drawn: list[int] = []
+    sample = Replay.sample
+
+    def counted(replay: Replay, count: int, *rest: Any) -> Any:
+        drawn.append(count)
+        return sample(replay, count, *rest)
+
+    monkeypatch.setattr(Replay, "sample", counted)
+    copies = on(architecture, 2) if architecture != "synchronous" else COMMON
+    numbers = [f"algorithm.batch={batch}", f"algorithm.update_every={batch // 8}", "network.hidden=[16]"]
+    run = redline.train(
+        "CartPole-v1",
+        "dqn",
+        steps=256 + 2048,
+        folder=str(tmp_path),
+        overrides=[*copies, *numbers, f"sampler.num_envs={batch // 8}", "algorithm.learning_starts=256"],
+    )
+    exact = architecture != "accel_async"  # there each copy counts its own steps, and ends where it is
+    assert sum(drawn) / (run.steps - 256) == pytest.approx(8, rel=0 if exact else 0.15)
 
 
 # Gorila, checks 1 and 2, under load
