@@ -182,11 +182,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def steps_of(optimizer: torch.optim.Optimizer) -> float:
-    """Steps that an optimiser of one parameter has counted: Adam's t."""
-    return max((float(each["step"]) for each in optimizer.state.values() if "step" in each), default=0.0)
-
-
 def set_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:
     """Go on as after ``steps`` steps."""
     for each in optimizer.state.values():

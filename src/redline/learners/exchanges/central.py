@@ -84,7 +84,7 @@ class Central:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to a state that ``state`` gave; another number of writers keeps the sums."""
+        """Go back to a state that ``state`` gave; another number of writers keeps the sums, shared out."""
         for name, tensor in self.statistics.items():
             tensor.copy_(state["statistics"][name])
         self.target.copy_(state["target"])
@@ -92,7 +92,9 @@ class Central:
         if len(state["updates"]) == len(self.updates):
             self.updates[:], self.lags[:] = state["updates"], state["lags"]
         else:
-            self.updates[0] = sum(state["updates"])
+            total, writers = sum(state["updates"]), len(self.updates)
+            ends = [total * writer // writers for writer in range(writers + 1)]
+            self.updates[:] = np.diff(ends)  # each goes on with Adam's bias correction from there
             self.lags[0] = np.sum(state["lags"], axis=0)
 
 
@@ -101,9 +103,7 @@ class SharedTarget:
 
     def __init__(self, central: Central) -> None:
         self.central = central
-        self._seen = (
-            -1
-        )  # whoever comes later, after a restart or a resume, has a target of its own to replace
+        self._seen = -1  # after a restart or a resume a learner comes with a target of its own to replace
 
     def refresh(self, learner: Any) -> None:
         """Called when a copy to the target is due: make it anew unless another learner just has, then adopt it."""

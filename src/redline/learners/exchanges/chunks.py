@@ -18,7 +18,7 @@ from torch import Tensor
 from redline.learners.config import LearnerConfig
 from redline.learners.exchange import clip
 from redline.learners.exchanges.central import Central, SharedTarget
-from redline.learners.optimizers import set_rate, set_steps, shared_optimizer, steps_of
+from redline.learners.optimizers import set_rate, set_steps, shared_optimizer
 from redline.ops.moments import Pool
 from redline.types import Metrics
 
@@ -108,6 +108,8 @@ class ChunkLocked:
         self.gradient.copy_(learner.gradient)
         for optimizer in self.optimizers:
             set_rate(optimizer, learner.learning_rate)
+            # Adam's t: a learner that comes after another, or after a checkpoint, finds its moments full.
+            set_steps(optimizer, int(self.central.updates[self.writer]))
         lag, self._pulled = (
             self._others() - self._pulled,
             self._others(),
@@ -123,10 +125,8 @@ class ChunkLocked:
         return True
 
     def state(self) -> dict[str, Any]:
-        """Adam's t: steps by this learner."""
-        return {"steps": steps_of(self.optimizers[0])}
+        """Nothing: what counts is shared."""
+        return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on counting from there."""
-        for optimizer in self.optimizers:
-            set_steps(optimizer, state["steps"])
+        """Nothing."""
