@@ -68,6 +68,7 @@ def test_check_6_lag_is_above_zero_and_within_its_bound(
     assert 0 < found.lag["mean"] <= found.lag["max"] <= found.lag_bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", ["wait", "drop"])
 def test_a_slow_actor_does_not_break_the_bound(tmp_path: Path, late: str) -> None:
     """One environment in eight sleeps: its actor is many times slower than the other."""

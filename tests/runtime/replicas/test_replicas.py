@@ -109,6 +109,7 @@ def test_replicas_in_lockstep_stay_bit_identical(collective: str) -> None:
             parts.close()
 
 
+@pytest.mark.slow
 def test_dqn_in_lockstep_consumes_together_what_one_would(tmp_path: Path) -> None:
     numbers = ["algorithm.learning_starts=256", "algorithm.target_every=256"]
     versions = []
@@ -139,6 +140,7 @@ def test_dqn_apart_makes_as_many_updates_as_one(tmp_path: Path) -> None:
     assert loaded.state["learner"]["version"] == pytest.approx((run.steps - 512) / 4, rel=0.1)
 
 
+@pytest.mark.slow
 # Accel RL, check 5
 @pytest.mark.parametrize("architecture", ["synchronous", "accel_sync", "accel_async"])
 @pytest.mark.parametrize("batch", [32, 512])
