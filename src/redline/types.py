@@ -177,10 +177,8 @@ class ActInput(NamedTuple):
         )
 
 
-BY_ENVIRONMENT = (
-    "state",
-    "bootstrap_value",
-)  # fields of an Unroll that are [B, ...]; all others are [T, B, ...]
+# Fields of an Unroll that are [B, ...]; all others are [T, B, ...].
+BY_ENVIRONMENT = ("state", "bootstrap_value")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from redline.planner.explaining.telling import (
     footnotes,
     setting,
     table,
-    word,
 )
 from redline.planner.machines import load_machine, parse_what_if, save_machine
 from redline.planner.profiles import rated
@@ -69,7 +69,7 @@ def plan(command: Plan) -> int:
     print(f"page: {write_plan(data, command.html or Path(command.folder) / PLAN)}")
     if not what_if and machine is None:
         recipe = f" --recipe {command.recipe}" if command.recipe else ""
-        own = [f"--set {word(each)}" for each in command.settings]
+        own = [f"--set {shlex.quote(each)}" for each in command.settings]
         own += [] if command.steps is None else [f"--steps {command.steps}"]
         words = [f"redline train {command.environment}{recipe}", *own, describe(found.best.option)]
         print(f"next: {' '.join(words)}")

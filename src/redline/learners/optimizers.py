@@ -1,6 +1,6 @@
 """Optimisers of the actor-learner papers that torch has in another form, each over one flat piece of the weights.
 
-None waits for a number from the device: both can be recorded as CUDA graphs, with the rate in a tensor.
+None waits for a number from the device: all can be recorded as CUDA graphs, with the rate in a tensor.
 """
 
 from __future__ import annotations

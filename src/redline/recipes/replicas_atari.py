@@ -17,6 +17,7 @@ from redline.recipes.actor_learner import a3c_atari
 from redline.replay.config import ReplayConfig
 from redline.runtime.experiment import Experiment, RunConfig
 
+DQN = DQNConfig(batch=32, update_every=4, learning_starts=50_000, target_every=10_000)  # Mnih et al. 2015
 STEPS = 50_000_000  # agent steps: 200M frames, as in Accel RL's table 2
 
 
@@ -28,15 +29,7 @@ def gorila_atari() -> Experiment:
     """
     return Experiment(
         recipe="gorila_atari",
-        algorithm=DQNConfig(
-            batch=32,
-            update_every=4,
-            learning_starts=50_000,
-            target_every=10_000,
-            epsilon_final=0.1,
-            epsilon_steps=1_000_000,
-            epsilon_evaluation=0.05,
-        ),
+        algorithm=replace(DQN, epsilon_final=0.1, epsilon_steps=1_000_000, epsilon_evaluation=0.05),
         network=NetworkConfig(torso="nature"),
         learner=LearnerConfig(
             optimizer="adagrad", learning_rate=1e-2, epsilon=1e-6, max_grad_norm=None, reward="clip"
@@ -104,15 +97,7 @@ def accel_sync_dqn_atari() -> Experiment:
     """
     return Experiment(
         recipe="accel_sync_dqn_atari",
-        algorithm=DQNConfig(
-            batch=32,
-            update_every=4,
-            learning_starts=50_000,
-            target_every=10_000,
-            epsilon_final=0.01,
-            epsilon_steps=250_000,
-            epsilon_evaluation=0.001,
-        ),
+        algorithm=replace(DQN, epsilon_final=0.01, epsilon_steps=250_000, epsilon_evaluation=0.001),
         network=NetworkConfig(torso="nature"),
         learner=LearnerConfig(
             optimizer="rmsprop",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,14 +51,15 @@ class UnrollReplay:
         columns = fresh.action.shape[1]
         if self.kept is None:
             self.kept = _each(fresh, lambda x, axis: x.new_empty(_sized(x, axis, self.capacity)))
-        newest = torch.arange(max(columns - self.capacity, 0), columns)
-        places = (self.count + newest) % self.capacity
+        first = max(columns - self.capacity, 0)  # of more than there is room for the last are kept
+        places = (self.count + torch.arange(first, columns)) % self.capacity
+
+        def keep(axis: int, into: Tensor, given: Tensor) -> Tensor:
+            return into.index_copy_(axis, places, given.narrow(axis, first, columns - first))
+
         for name in vars(self.kept):
-            into, given = getattr(self.kept, name), getattr(fresh, name)
             axis = 0 if name in BY_ENVIRONMENT else 1
-            tree_map(
-                lambda x, y, axis=axis: x.index_copy_(axis, places, y.index_select(axis, newest)), into, given
-            )
+            tree_map(partial(keep, axis), getattr(self.kept, name), getattr(fresh, name))
         self.count += columns
 
     def state(self) -> dict[str, Any]:

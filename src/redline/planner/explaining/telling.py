@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -290,15 +290,10 @@ def describe(option: Option) -> str:
     """How to train by this plan: the options of ``redline train`` that make it."""
     own = {"parallel.architecture": option.architecture, "parallel.runtime": option.runtime}
     return " ".join(
-        f"--set {word(f'{key}={setting(value)}')}" for key, value in (own | option.settings).items()
+        f"--set {shlex.quote(f'{key}={setting(value)}')}" for key, value in (own | option.settings).items()
     )
 
 
 def setting(value: Any) -> str:
     """A value as ``--set`` reads it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def word(text: str) -> str:
-    """As one word of a shell."""
-    return text if re.fullmatch(r"[\w.,/+=-]+", text) else f"'{text}'"
