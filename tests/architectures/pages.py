@@ -100,9 +100,8 @@ def _command(architecture: Architecture) -> str:
     own = [name for name, recipe in RECIPES.items() if recipe().parallel.architecture == architecture.name]
     if own:
         return f"redline train ENV --recipe {own[0]}"
-    named = [architecture.name] if architecture.name in RECIPES else []
-    replays = architecture.has_replay or architecture.name == "gorila"
-    recipe = [*named, "dqn" if replays else "a2c"][0]
+    kin = [name for name in RECIPES if architecture.name.startswith(name)]  # gorila's, for its global replay
+    recipe = [*kin, "a2c"][0]
     return f"redline train ENV --recipe {recipe} --architecture {architecture.name}"
 
 

@@ -49,6 +49,10 @@ def test_train_reads_every_option() -> None:
         ("recipes", commands.Recipes()),
         ("bench", commands.Bench()),
         ("bench training pong", commands.Bench(words=("training", "pong"))),
+        (
+            "bench training pong --seconds 8 -k --debug",
+            commands.Bench(words=("training", "pong", "--seconds", "8", "-k"), debug=True),
+        ),
     ],
 )
 def test_commands(words: str, command: commands.Command) -> None:

@@ -72,6 +72,11 @@ MATRIX: dict[str, System] = {
     ),
     "accel_async": System("accel_async_a2c", TWO, {"replica": 5, MAIN: 1}),
     "gorila": System("gorila", (*TWO, *REPLAY, "parallel.servers=2"), {"bundle": 3, "server": 3, MAIN: 1}),
+    "gorila_global": System(
+        "gorila",
+        (*TWO, *REPLAY, "parallel.architecture=gorila_global"),
+        {"bundle": 2, "server": 1, "replay": 3, MAIN: 1},
+    ),
 }
 
 

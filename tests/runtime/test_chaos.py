@@ -29,6 +29,7 @@ IN_THREADS = [
     "accel_sync",
     "accel_async",
     "gorila",
+    "gorila_global",
 ]
 SYSTEMS = [*IN_THREADS[:3], "apex_apart", *IN_THREADS[3:]]  # a replay apart has a process of its own
 

@@ -68,6 +68,23 @@ GORILA = Architecture(
     ),
 )
 
+GORILA_GLOBAL = Architecture(
+    "gorila_global",
+    "Gorila with its global replay: bundles act and differentiate, one replay remembers for all of them",
+    roles=(
+        Role("bundle", runs="train", copies=PLANNED),
+        Role("server", runs="combine"),
+        Role("replay", runs="replay"),
+    ),
+    edges=(
+        Edge("bundle", "server", "gradient", take=1),
+        Edge("server", "bundle", "weights", when_full="replace"),
+        Edge("bundle", "replay", "unroll", take=1),
+        Edge("replay", "bundle", "batch"),
+        Edge("bundle", "replay", "priority"),
+    ),
+)
+
 A3C = Architecture(
     "a3c",
     "A3C (Mnih et al. 2016): workers share parameters and RMSProp statistics without a lock",
@@ -90,7 +107,8 @@ ACCEL_ASYNC = Architecture(
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
-    each.name: each for each in (SYNCHRONOUS, IMPALA, SEED, APEX, GORILA, A3C, ACCEL_SYNC, ACCEL_ASYNC)
+    each.name: each
+    for each in (SYNCHRONOUS, IMPALA, SEED, APEX, GORILA, GORILA_GLOBAL, A3C, ACCEL_SYNC, ACCEL_ASYNC)
 }
 
 

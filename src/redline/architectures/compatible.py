@@ -13,8 +13,6 @@ def refusal(architecture: Architecture, algorithm: Any) -> str | None:
     """Why ``algorithm`` (a class or instance with ``name``, ``experience`` and ``max_lag``) cannot run on a sized
     architecture, in one line; None where it can."""
     name, place = algorithm.name, f"architecture {architecture.name}"
-    if architecture.shares_gradients or architecture.name == "synchronous":
-        return None
     if architecture.has_replay and algorithm.experience != "replay":
         why = (
             "it learns from whole unrolls in order, not from replay"
@@ -22,6 +20,8 @@ def refusal(architecture: Architecture, algorithm: Any) -> str | None:
             else f"on-policy, needs lag <= {algorithm.max_lag}, and replay has no bound"
         )
         return f"{name} cannot run on {place}: {why}; use dqn or apex"
+    if architecture.shares_gradients or architecture.name == "synchronous":
+        return None
     if not architecture.has_replay and algorithm.experience == "replay":
         return (
             f"{name} cannot run on {place}: it learns from replay, and there is none; use architecture apex"

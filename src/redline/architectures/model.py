@@ -100,6 +100,11 @@ class Architecture:
         return self.edge("gradient") is not None
 
     @property
+    def served(self) -> bool:
+        """Whether gradients go to a server that applies them."""
+        return any(role.runs == "combine" for role in self.roles)
+
+    @property
     def has_replay(self) -> bool:
         """Whether experience waits in a replay of its own role."""
         return any(role.runs == "replay" for role in self.roles)

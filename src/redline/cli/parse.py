@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from redline.cli.commands import COMMANDS, READERS, AnyCommand, Command, WrongUsage
+from redline.cli.commands import COMMANDS, READERS, AnyCommand, Bench, Command, WrongUsage
 
 DESCRIPTION = (
     "Trains reinforcement learning agents at the limit of this machine. Start: redline train CartPole-v1"
@@ -33,6 +33,8 @@ def parse(arguments: Sequence[str]) -> Command:
     """
     arguments = list(arguments)
     _check_command(arguments)
+    if arguments[0] == "bench" and arguments[1:] and not arguments[1].startswith("-"):
+        return _bench(arguments[1:])
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -48,6 +50,11 @@ def parse(arguments: Sequence[str]) -> Command:
             raise
         raise WrongUsage(_diagnose(arguments, errors.getvalue())) from None
     return typing.cast(Command, command)
+
+
+def _bench(words: Sequence[str]) -> Bench:
+    """A script's own options are its own to read; only ``--debug`` is ours, before or after."""
+    return Bench(words=tuple(word for word in words if word != "--debug"), debug="--debug" in words)
 
 
 def nearest(word: str, choices: Sequence[str]) -> str:

@@ -284,7 +284,7 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
         ),
         learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share, drag=late).scaled(pace),
         publish=shared.scaled(pace),
-        hand=shared.scaled(pace) if option.architecture == "gorila" else Work(),
+        hand=shared.scaled(pace) if find(option.architecture).served else Work(),
         updates=updates,
         overlap=ratio is not None,
         samples=max(costs.batch // option.copies, 1) if ratio is not None else 0,
@@ -314,4 +314,5 @@ _OF: dict[str, Callable[[Option, Costs, Machine], Workload]] = {
     "accel_sync": _sharing,
     "accel_async": _sharing,
     "gorila": _sharing,
+    "gorila_global": _sharing,
 }

@@ -48,6 +48,11 @@ class Replay:
         first, past = self.storage.live()
         return past - first
 
+    @property
+    def added(self) -> int:
+        """Transitions ever added."""
+        return self.storage.head * self.num_envs
+
     def add(
         self,
         observation: Tree,

@@ -80,7 +80,7 @@ class ShardedReplay:
     @property
     def produced(self) -> int:
         """Transitions ever added."""
-        return sum(shard.storage.head * shard.num_envs for shard in self.shards)
+        return sum(shard.added for shard in self.shards)
 
     def extend(self, shard: int, block: Block, version: int = 0) -> None:
         """Store T steps of one actor's environments; ``version`` of the weights that acted."""

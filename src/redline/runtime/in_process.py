@@ -17,6 +17,7 @@ from redline.actors import Actor, allocate
 from redline.actors.transitions import ReplayActor
 from redline.learners.transfer import Transfer
 from redline.replay import Replay
+from redline.replay.config import ReplayConfig
 from redline.runtime.experiment import unroll_replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
@@ -55,9 +56,41 @@ class Loop(Protocol):
         """Close the environments."""
 
 
-def make_loop(parts: Parts) -> Loop:
-    """The loop an experiment's algorithm wants, by its attribute ``experience``."""
-    return ReplayLoop(parts) if parts.algorithm.experience == "replay" else UnrollLoop(parts)
+def make_loop(parts: Parts, replay: Remembers | None = None) -> Loop:
+    """The loop an experiment's algorithm wants, by its attribute ``experience``. ``replay``: see ``ReplayLoop``."""
+    return ReplayLoop(parts, replay) if parts.algorithm.experience == "replay" else UnrollLoop(parts)
+
+
+class Remembers(Protocol):
+    """What the replay loop asks of a ``Replay``, or of one that lives elsewhere."""
+
+    config: ReplayConfig
+
+    def __len__(self) -> int:
+        """Transitions that can be drawn."""
+
+    @property
+    def added(self) -> int:
+        """Transitions ever added by this loop."""
+
+    @property
+    def add(self) -> Callable[..., None]:
+        """See ``Replay.add``."""
+
+    def sample(self, batch_size: int, beta: float = 0.4) -> ReplayBatch:
+        """See ``Replay.sample``."""
+
+    def update_priorities(self, index: np.ndarray, td_error: np.ndarray) -> None:
+        """See ``Replay.update_priorities``."""
+
+    def break_episodes(self) -> None:
+        """See ``Replay.break_episodes``."""
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``state`` gave."""
 
 
 class UnrollLoop:
@@ -162,20 +195,24 @@ class UnrollLoop:
 class ReplayLoop:
     """Off-policy: the learner updates from replay while the environments step."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, replay: Remembers | None = None) -> None:
+        """replay: one that is shared with other loops; None: make one."""
         self.parts = parts
         experiment = parts.experiment
         assert experiment.replay is not None
         self.config: Any = experiment.algorithm
         self.num_envs = experiment.sampler.num_envs
-        self.replay = Replay(
-            parts.spec,
-            experiment.replay,
-            self.num_envs,
-            gamma=self.config.gamma,
-            seed=experiment.run.seed + parts.place.first_column,
-            pin_memory=parts.learner.device.type == "cuda",
-        )
+        own = replay is None
+        if replay is None:
+            replay = Replay(
+                parts.spec,
+                experiment.replay,
+                self.num_envs,
+                gamma=self.config.gamma,
+                seed=experiment.run.seed + parts.place.first_column,
+                pin_memory=parts.learner.device.type == "cuda",
+            )
+        self.replay = replay
         environment = parts.make_environments()[0][0]
         device = str(parts.learner.device)
         self.actor = ReplayActor(
@@ -188,7 +225,7 @@ class ReplayLoop:
             num_environments=parts.place.environments or self.num_envs,
         )
         self._transfer = Transfer(parts.learner.device)
-        self.together = not experiment.replay.prioritized and parts.learner.device.type == "cpu"
+        self.together = own and not experiment.replay.prioritized and parts.learner.device.type == "cpu"
         self.learning = 0.0
         self.last: Metrics = {}
         self._counted: int | None = None  # agent steps of the run when the target network was last thought of
@@ -228,7 +265,7 @@ class ReplayLoop:
         """Whether replay is learned from. Copies that wait for each other at every update must all say the same."""
         if self.parts.place.learns_from is not None:
             return counted >= self.parts.place.learns_from()
-        return len(self.replay) > 0 and self.replay.storage.head * self.num_envs >= self._fill
+        return len(self.replay) > 0 and self.replay.added >= self._fill
 
     def _whole(self, steps: int, taken: int) -> int:
         """Agent steps of the run when ``taken`` have been added here to ``steps``."""
@@ -287,7 +324,7 @@ class ReplayLoop:
 
     def gauges(self) -> Gauges:
         """How often each transition has been learned from."""
-        produced = max(self.replay.storage.head * self.num_envs, 1)
+        produced = max(self.replay.added, 1)
         return Gauges(replay_ratio=self.parts.learner.version * self.config.batch / produced)
 
     def state(self) -> dict[str, Any]:
@@ -299,14 +336,18 @@ class ReplayLoop:
         """Restore; False where episodes in progress or the replay could not be."""
         exact = self.actor.load_state(state["actor"])
         self.last = dict(state["last"])
-        if state["replay"] is None:  # it fills again before it is learned from, with this copy's share
-            whole = self.parts.place.stride or self.num_envs
-            self._fill = max(self.config.learning_starts * self.num_envs // whole, 1)
+        if state["replay"] is None:
+            self.refill()
             return False
         self.replay.load_state(state["replay"])
         if not exact:
             self.replay.break_episodes()
         return exact
+
+    def refill(self) -> None:
+        """What was remembered is lost: it fills again before it is learned from, with this copy's share."""
+        whole = self.parts.place.environments or self.num_envs
+        self._fill = max(self.config.learning_starts * self.num_envs // whole, 1)
 
     def close(self) -> None:
         """Close the environments."""

@@ -22,6 +22,7 @@ LOOPS: dict[str, Callable[[Parts, Architecture], Loop]] = {
     "seed": lambda parts, architecture: ActorLearnerLoop(parts, architecture, muster_server),
     "apex": ReplayLearnerLoop,
     "gorila": ReplicaLoop,
+    "gorila_global": ReplicaLoop,
     "a3c": ReplicaLoop,
     "accel_async": ReplicaLoop,
     "accel_sync": SynchronousLoop,

@@ -155,7 +155,7 @@ def _served_groups(groups: int, workers: int) -> int:
 
 def _servers_at_work(parallel: ParallelConfig) -> int:
     """Roles beside the copies that compute."""
-    return parallel.servers if parallel.architecture == "gorila" else 0
+    return parallel.servers if find(parallel.architecture).served else 0
 
 
 def _sharing(experiment: Experiment, parallel: ParallelConfig) -> ParallelConfig:

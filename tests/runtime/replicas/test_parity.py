@@ -18,6 +18,7 @@ import torch
 
 import redline
 from redline import api
+from redline.architectures.catalogue import find
 from redline.runs.checkpoint import load_newest
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
@@ -74,7 +75,12 @@ OF_THREE = ("a2c", "a2c-lstm", "ppo", "ppo-normalised", "impala-summed", "n_step
 # Of these there is nothing more to see where copies are apart: normalising is refused, sums are nobody's business.
 SEEN = ("a2c-lstm", "ppo-normalised", "impala-summed", "n_step_q-summed")
 IN_PROCESSES = ("a2c", "ppo", "dqn", "impala", "appo", "n_step_q", "apex")  # one of each algorithm
-APART: dict[str, dict[str, Any]] = {"a3c": {}, "accel_async": {}, "gorila": {"queue": 0, "servers": 1}}
+APART: dict[str, dict[str, Any]] = {
+    "a3c": {},
+    "accel_async": {},
+    "gorila": {"queue": 0, "servers": 1},
+    "gorila_global": {"queue": 0, "servers": 1},
+}
 
 
 def cells() -> Iterator[tuple[str, str, str, int]]:
@@ -85,9 +91,10 @@ def cells() -> Iterator[tuple[str, str, str, int]]:
             yield task, "accel_sync", "threads", together
         if task in OF_THREE:
             yield task, "accel_sync", "threads", 3
-        for architecture in APART if task not in SEEN else ():
+        apart = [name for name in APART if task in REPLAYED or not find(name).has_replay]
+        for architecture in apart if task not in SEEN else ():
             yield task, architecture, "threads", 1
-        for architecture in ("accel_sync", *APART) if task in IN_PROCESSES else ():
+        for architecture in ("accel_sync", *apart) if task in IN_PROCESSES else ():
             yield task, architecture, "processes", together if architecture == "accel_sync" else 1
 
 

@@ -168,7 +168,7 @@ def _why_so_many(explanation: Explanation) -> str:
 
 
 def _plural(architecture: str, count: int) -> str:
-    names = {"impala": "actor", "apex": "actor", "gorila": "bundle"}
+    names = {"impala": "actor", "apex": "actor", "gorila": "bundle", "gorila_global": "bundle"}
     names |= {"accel_sync": "replica", "accel_async": "replica"}
     return names.get(architecture, "worker") + ("s" if count != 1 else "")
 

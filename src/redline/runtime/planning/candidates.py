@@ -23,6 +23,7 @@ ASYNCHRONOUS = (
     "a3c",
     "accel_async",
     "gorila",
+    "gorila_global",
 )  # each copy learns from a batch of its own: another recipe's choice
 SHORTEST = 5  # time steps of an unroll: shorter ones bootstrap from a value at almost every step
 PROCESS = 350 * 2**20  # bytes of a process with torch in it

@@ -306,6 +306,7 @@ class _Probe:
             "a3c": 4 * once,
             "accel_async": 6 * once + MEET,
             "gorila": 4 * once + MEET,
+            "gorila_global": 4 * once + MEET,
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -18,6 +18,7 @@ from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.parts import Parts
+from redline.runtime.replicas.global_replay import Desk, GlobalReplay
 from redline.runtime.replicas.locks import Locks
 from redline.runtime.replicas.memory import Memory
 from redline.runtime.replicas.reducers import Rows, SharedReducer, TorchReducer
@@ -48,7 +49,8 @@ def load_copy_state(parts: Parts, loop: Loop, state: dict[str, Any]) -> bool:
 
 @dataclass
 class ReplicaJob:
-    """What one copy needs to know. Its architecture brings ``locks``, a ``post``, ``rows`` or a ``folder``."""
+    """What one copy needs to know. Its architecture brings ``locks``, a ``post`` and perhaps a ``desk``, ``rows`` or a
+    ``folder``."""
 
     name: str
     role: int
@@ -57,6 +59,7 @@ class ReplicaJob:
     memory: Memory
     locks: Locks | None = None
     post: Post | None = None
+    desk: Desk | None = None
     rows: Rows | None = None
     folder: str | None = None  # where the copies of a torch process group find each other
     reducer: SharedReducer | TorchReducer | None = field(default=None, init=False)
@@ -78,7 +81,9 @@ class ReplicaJob:
         )
         device = parts.learner.device
         parts.learner.share(self.make_exchange(lambda: give_up() or memory.abandoned, device))
-        loop = in_process.make_loop(parts)
+        loop = in_process.make_loop(parts, self._global_replay(give_up))
+        if board.taken[role] and self._replays(loop):
+            loop.refill()  # this copy had one before it, and what that one remembered is lost
         waited = 0.0
         try:
             while True:
@@ -117,6 +122,14 @@ class ReplicaJob:
         summed = getattr(experiment.algorithm, "reduction", "mean") == "sum"
         return AllReduce(self.make_reducer(give_up, device), summed=summed)
 
+    def _global_replay(self, give_up: Any) -> GlobalReplay | None:
+        """This copy's end of the replay that all share, where there is one."""
+        if self.desk is None:
+            return None
+        assert self.experiment.replay is not None
+        waits = self.experiment.parallel.queue == 0
+        return GlobalReplay(self.desk, self.role, self.experiment.replay, give_up, waits=waits)
+
     def make_reducer(self, give_up: Any, device: torch.device) -> SharedReducer | TorchReducer:
         """The end of this copy where copies meet. NCCL wants every copy to come with a device of its own."""
         if self.rows is not None:
@@ -148,7 +161,7 @@ class ReplicaJob:
         return metrics
 
     @staticmethod
-    def _replays(loop: Loop) -> bool:
+    def _replays(loop: Loop) -> TypeGuard[in_process.ReplayLoop]:
         """Whether the loop counts its own steps and asks for those of the run."""
         return isinstance(loop, in_process.ReplayLoop)
 
@@ -179,6 +192,10 @@ class ReplicaJob:
             return copy_state(parts, loop)
         if what == "load_state":
             return load_copy_state(parts, loop, argument)
+        if what == "refill":
+            if self._replays(loop):
+                loop.refill()
+            return True
         if what == "adopt":  # the learner's state of copy 0, but for what each copy has of its own
             # Returns under way are its environments' own; moments are pooled, so those of all are the same.
             shared = {"moments": argument["learner"]["rewards"]["moments"]}

@@ -21,6 +21,7 @@ from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.threads import Crew, ThreadCrew
 from redline.runtime.in_process import Stop
 from redline.runtime.parts import Parts
+from redline.runtime.replicas.global_replay import GlobalReplayJob, make_desk
 from redline.runtime.replicas.job import ReplicaJob
 from redline.runtime.replicas.locks import Locks
 from redline.runtime.replicas.memory import Memory
@@ -45,13 +46,11 @@ class ReplicaLoop:
         shared = parallel.runtime == "processes"
         check_shares(experiment, parts.spec)
         size = learner.flat.numel()
-        self.post = (
-            Post(size, parallel.servers, self.copies, shared=shared)
-            if architecture.name == "gorila"
-            else None
-        )
+        served = architecture.served
+        self.post = Post(size, parallel.servers, self.copies, shared=shared) if served else None
         servers = len(self.post.slices) if self.post is not None else 0
-        self.memory = Memory(self.copies, servers, shared=shared)
+        self.desk = make_desk(experiment, parts.spec, shared=shared) if architecture.has_replay else None
+        self.memory = Memory(self.copies, servers + (self.desk is not None), shared=shared)
         self.central: Central = self.memory.make_central(size, servers or self.copies, experiment.learner)
         self.central.initialise(learner.flat.cpu())
         self.locks = Locks(parallel.servers, shared=shared) if architecture.name == "accel_async" else None
@@ -64,6 +63,7 @@ class ReplicaLoop:
                 self.memory,
                 locks=self.locks,
                 post=self.post,
+                desk=self.desk,
             )
             for role in range(self.copies)
         ]
@@ -73,9 +73,11 @@ class ReplicaLoop:
                 ServerJob(f"server-{k}", self.copies + k, k, experiment, self.memory, self.post)
                 for k in range(servers)
             ]
+        if self.desk is not None:
+            jobs.append(GlobalReplayJob("replay", len(jobs), experiment, parts.spec, self.memory, self.desk))
         self.crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
         self._turns = [0] * len(jobs)  # at hand of each role
-        self._names = (architecture.acting.name, "server")
+        self._names = (architecture.acting.name, "server", "replay")
         self._counted = 0
         self._shares = Shares()
 
@@ -126,7 +128,8 @@ class ReplicaLoop:
         self.memory.paused = True
         until = time.perf_counter() + REST
         while time.perf_counter() < until:
-            if any(self._turns[: self.copies]) or (self.post is not None and self.post.waiting()):
+            waiting = any(each.waiting() for each in (self.post, self.desk) if each is not None)
+            if any(self._turns[: self.copies]) or waiting:
                 self._hand_out(self.copies)
             elif not any(self._turns):
                 break
@@ -165,9 +168,14 @@ class ReplicaLoop:
         busy = [working(self.memory.board.clock(role)) for role in range(len(self._turns))]
         totals = {self._names[0]: float(np.mean(busy[: self.copies]))}
         if self.post is not None:
-            totals[self._names[1]] = float(np.mean(busy[self.copies :]))
+            totals[self._names[1]] = float(np.mean(busy[self.copies :][: len(self.post.slices)]))
+        queues = {}
+        if self.desk is not None:
+            totals[self._names[2]] = busy[-1]
+            queues["replay"] = float(self.desk.arrays["size"][0])
         bound = self.parts.experiment.parallel.max_staleness
-        return Gauges(roles=self._shares.of(totals), lag=lag_gauges(self.lags), lag_bound=bound)
+        lag = lag_gauges(self.lags)
+        return Gauges(roles=self._shares.of(totals), queues=queues, lag=lag, lag_bound=bound)
 
     def state(self) -> dict[str, Any]:
         """Shared statistics, and what each copy can tell of itself (None for one that did not come to rest in time)."""
@@ -184,7 +192,14 @@ class ReplicaLoop:
             "taken": self.memory.board.taken.tolist(),
             "uncounted": self.memory.whole - self._counted,  # taken on the way to rest, and not told of yet
             "target": target,
+            "replay": self._replay_state(),
         }
+
+    def _replay_state(self) -> Any:
+        """The global replay's, where there is one and the run saves it; None as well where it did not answer."""
+        if self.desk is None or not self.parts.experiment.run.save_replay:
+            return None
+        return self.crew.ask(len(self._turns) - 1, "state", timeout=START)
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress could not be."""
@@ -200,19 +215,28 @@ class ReplicaLoop:
             marks = self.post.region.arrays["target"]
             marks[:] = state["target"] if len(state["target"]) == len(marks) else 0
             publish_all(self.memory, self.post)
-        if len(state["copies"]) != self.copies:
+        copies = state["copies"] if len(state["copies"]) == self.copies else [None] * self.copies
+        remembers = self.desk is None or self._restore_replay(state["replay"])
+        return all([self._restore_copy(role, saved, remembers) for role, saved in enumerate(copies)])
+
+    def _restore_replay(self, state: Any) -> bool:
+        """The global replay goes back to ``state``; False where it stays empty."""
+        assert self.desk is not None
+        if state is None or len(state["shards"]) != self.copies:
             return False
-        return all(
-            [
-                saved is not None and bool(self.crew.ask(role, "load_state", saved, timeout=START))
-                for role, saved in enumerate(state["copies"])
-            ]
-        )
+        return bool(self.crew.ask(len(self._turns) - 1, "load_state", state, timeout=START))
+
+    def _restore_copy(self, role: int, saved: Any, remembers: bool) -> bool:
+        """A copy goes back to ``saved``; False where its episodes, or what it learns from, begin anew."""
+        exact = saved is not None and bool(self.crew.ask(role, "load_state", saved, timeout=START))
+        if saved is None or not remembers:
+            self.crew.ask(role, "refill", timeout=START)
+        return exact and remembers
 
     def close(self) -> None:
         """End the copies; free what was shared. Safe to call twice."""
         self.memory.board.stop()
         self.crew.close()
-        for each in (self.memory, self.post, self.locks):
+        for each in (self.memory, self.post, self.desk, self.locks):
             if each is not None:
                 each.close()
