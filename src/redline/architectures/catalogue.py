@@ -72,16 +72,16 @@ GORILA_GLOBAL = Architecture(
     "gorila_global",
     "Gorila with its global replay: bundles act and differentiate, one replay remembers for all of them",
     roles=(
+        Role("replay", runs="replay"),
         Role("bundle", runs="train", copies=PLANNED),
         Role("server", runs="combine"),
-        Role("replay", runs="replay"),
     ),
     edges=(
+        Edge("bundle", "replay", "unroll", take=1),
+        Edge("replay", "bundle", "batch", take=1, per="bundle"),
+        Edge("bundle", "replay", "priority", take=1),
         Edge("bundle", "server", "gradient", take=1),
         Edge("server", "bundle", "weights", when_full="replace"),
-        Edge("bundle", "replay", "unroll", take=1),
-        Edge("replay", "bundle", "batch"),
-        Edge("bundle", "replay", "priority"),
     ),
 )
 

@@ -22,6 +22,7 @@ RUNS = {
     "combine": "applies gradients to the parameters that all read",
 }
 DIFFERENTIATES = "steps environments, computes gradients from what it collects"
+DRAWS = "steps environments, computes gradients from what it draws"
 SHARED = {  # what copies meet at that send gradients to each other: name, and what happens there
     "race": ("shared parameters", "in place, coordinate by coordinate; no lock"),
     "lock": ("central parameters", "in chunks, each behind a lock of its own"),
@@ -94,7 +95,9 @@ def text(architecture: Architecture) -> str:
 
 def does(architecture: Architecture, role: Role) -> str:
     """What a role does, in words."""
-    return DIFFERENTIATES if role.runs == "train" and architecture.shares_gradients else RUNS[role.runs]
+    if role.runs != "train" or not architecture.shares_gradients:
+        return RUNS[role.runs]
+    return DRAWS if architecture.has_replay else DIFFERENTIATES
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

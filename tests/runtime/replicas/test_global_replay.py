@@ -20,10 +20,12 @@ from redline.replay.config import ReplayConfig
 from redline.runs.checkpoint import load_newest
 from redline.runtime.crew.threads import ThreadCrew
 from redline.runtime.experiment import Experiment
+from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.global_replay import Desk, GlobalReplay, GlobalReplayJob
 from redline.runtime.replicas.memory import Memory
-from redline.types import Interruption, Progress, Spec
+from redline.types import Interruption, Progress, Spec, UserError
 from tests.leaks import eventually
+from tests.runtime.replicas.test_replicas import go, make
 
 BATCH = 32
 SPEC = Spec("any", gymnasium.spaces.Box(-1e6, 1e6, (1,), np.float32), gymnasium.spaces.Discrete(2))
@@ -48,8 +50,8 @@ class Scene:
     @contextmanager
     def serving(self) -> Iterator[Any]:
         """One life of the replay; yields its crew."""
-        crew, over = ThreadCrew([self.job()]), threading.Event()
         lives = int(self.desk.arrays["lives"][0])
+        crew, over = ThreadCrew([self.job()]), threading.Event()
 
         def pump() -> None:
             crew.tell(0, 0)
@@ -215,29 +217,51 @@ def test_a_run_shows_its_replay_and_resumes_with_it(tmp_path: Path, runtime: str
     assert after.state["learner"]["version"] > saved.state["learner"]["version"]
 
 
-@pytest.mark.parametrize("lost", ["the replay", "its number of bundles"])
-def test_a_resume_without_the_replay_fills_it_before_it_learns(tmp_path: Path, lost: str) -> None:
-    own = ["run.save_replay=false"] if lost == "the replay" else []
-    run = train(tmp_path, 1500, "parallel.runtime=threads", *own)
-    updates = load_newest(run.path / "checkpoints").state["learner"]["version"]  # type: ignore[union-attr]
-    other = ["parallel.copies=1"] if not own else []
-    redline.resume(run, steps=1500 + 200, overrides=other)
-    filling = load_newest(run.path / "checkpoints").state["learner"]["version"]  # type: ignore[union-attr]
-    assert filling <= updates + 10, "256 steps fill it first"
-    redline.resume(run, steps=1500 + 900)
-    assert load_newest(run.path / "checkpoints").state["learner"]["version"] > filling + 20  # type: ignore[union-attr]
+@pytest.mark.parametrize("architecture", ["gorila", "gorila_global"])
+@pytest.mark.parametrize("lost", ["replay", "number of bundles", "bundle"])
+def test_what_a_resume_lost_fills_again_before_anyone_learns_from_it(architecture: str, lost: str) -> None:
+    """A chunk of steps of each bundle is not counted while it is being taken."""
+    starts, chunks = 2_000, 2 * 256
+    options = [*SMALL, *COPIES, f"parallel.architecture={architecture}", "parallel.runtime=threads"]
+    options.append(f"algorithm.learning_starts={starts}")
+    with one_thread_each():
+        loop, parts = make("gorila", options)
+        try:
+            steps = go(loop, lambda: loop.updates > 100)
+            learner, state = parts.learner.state(), loop.state()
+        finally:
+            loop.close()
+            parts.close()
+        if lost == "replay":
+            state["replay"] = None
+            for copy in state["copies"]:
+                copy["loop"]["replay"] = copy["loop"]["replay"] and None
+        elif lost == "bundle":
+            state["copies"][1] = None
+        copies = 1 if lost == "number of bundles" else 2
+        loop, parts = make("gorila", [*options, f"parallel.copies={copies}"])
+        try:
+            parts.learner.load_state(learner)
+            assert not loop.load_state(state)
+            before = loop.updates
+            go(loop, lambda: loop.updates > before)
+            # The other bundle, or what is in the global replay, is there as before.
+            assert (loop.memory.whole >= steps + starts - chunks) == (lost != "bundle")
+            go(loop, lambda: loop.updates > before + 20)
+        finally:
+            loop.close()
+            parts.close()
 
 
 def test_it_is_not_for_algorithms_without_a_replay(tmp_path: Path) -> None:
-    with pytest.raises(redline.UserError, match="gorila_global: on-policy, needs lag <= 1, and replay"):
+    with pytest.raises(UserError, match="gorila_global: on-policy, needs lag <= 1, and replay"):
         redline.train("CartPole-v1", "a2c", folder=str(tmp_path), overrides=[COPIES[0]])
 
 
 def test_where_bundles_wait_for_every_answer_one_of_them_resumes_bit_for_bit(tmp_path: Path) -> None:
-    still = ["parallel.copies=1", "parallel.queue=0", "learner.anneal=false", "algorithm.epsilon_steps=300"]
+    still = ["parallel.copies=1", "parallel.queue=0", "algorithm.epsilon_steps=300", "replay.capacity=700"]
     whole = train(tmp_path, 1280, "parallel.runtime=threads", *still)
     half = train(tmp_path, 768, "parallel.runtime=threads", *still)
     again = redline.resume(half, steps=1280)
     weights = [load_newest(run.path / "checkpoints").state["learner"]["weights"] for run in (whole, again)]  # type: ignore[union-attr]
     assert torch.equal(*weights)
-

@@ -137,7 +137,7 @@ class GlobalReplay:
         self._arrays = desk.arrays
         self._taken = 0  # the shelf of the batch drawn last
         self._afresh = True  # a bundle that died before this one may have left episodes open
-        self._life = int(self._arrays["lives"][0])
+        self._life = 0  # of the replay when it was last asked for a batch
 
     def __len__(self) -> int:
         """Transitions of all bundles that can be drawn."""
@@ -198,6 +198,7 @@ class GlobalReplay:
         return batch
 
     def _ask(self, beta: float) -> None:
+        self._life = int(self._arrays["lives"][0])
         self._arrays["beta"][self._bundle] = beta
         self._arrays["shelf"][self._bundle] ^= 1
         self._hand_over("asked", ASKED)
@@ -231,11 +232,9 @@ class GlobalReplay:
     def _wait_for(self, flag: str, value: int, *, whole_life: bool = False) -> None:
         while self._arrays[flag][self._bundle] != value:
             rang = self._desk.to_bundle[self._bundle].wait(NAP)
-            life = int(self._arrays["lives"][0])
-            if life != self._life:
-                self._life = life
-                if whole_life:
-                    raise Interruption
+            if whole_life and self._arrays["lives"][0] != self._life:
+                self._life = int(self._arrays["lives"][0])
+                raise Interruption
             if not rang and self._give_up():
                 raise Interruption
 
