@@ -19,6 +19,7 @@ import numpy as np
 
 from redline.architectures.model import Architecture, held, lag_bound
 from redline.learners.transfer import Transfer
+from redline.runtime.crew.board import total
 from redline.runtime.crew.crews import Muster, muster_actors
 from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.slots import Gatherer
@@ -279,7 +280,7 @@ class ActorLearnerLoop:
     def events(self) -> dict[str, int]:
         """Crashes and hangs of environments, restarts of actors, unrolls dropped."""
         dropped = {"dropped": self.pacer.dropped} if self.pacer.dropped else {}
-        return self.muster.board.events() | self.muster.crew.events() | dropped
+        return total(self.muster.board.events(), self.muster.crew.events(), dropped)
 
     def gauges(self) -> Gauges:
         """Utilisation of each role, full slots that wait, and lag."""

@@ -18,6 +18,7 @@ from redline.actors.transitions import ReplayActor
 from redline.learners.transfer import Transfer
 from redline.replay import Replay
 from redline.replay.config import ReplayConfig
+from redline.runtime.crew.board import total
 from redline.runtime.experiment import unroll_replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
@@ -167,7 +168,7 @@ class UnrollLoop:
 
     def events(self) -> dict[str, int]:
         """Crashes, hangs, ... of the environments."""
-        return _sum_events([group.environment.events() for actor in self.actors for group in actor.groups])
+        return total(*(group.environment.events() for actor in self.actors for group in actor.groups))
 
     def gauges(self) -> Gauges:
         """Nothing: one loop does it all."""
@@ -352,11 +353,3 @@ class ReplayLoop:
     def close(self) -> None:
         """Close the environments."""
         self.actor.close()
-
-
-def _sum_events(each: list[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for events in each:
-        for name, count in events.items():
-            total[name] = total.get(name, 0) + count
-    return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,9 @@ class Parts:
     pool: Pool
     choices: list[str] = field(default_factory=list)  # what was measured and chosen, a sentence each
     place: Place = field(default_factory=Place)
+    watched: Callable[[int, Environment], Environment] = lambda _, environment: (
+        environment
+    )  # numbered, as made
 
     def make_environments(self) -> list[list[Environment]]:
         """The environments of each shard, in groups; ``num_envs`` in all."""
@@ -62,7 +66,8 @@ class Parts:
             threads = max(1, (self.place.cores or usable_cores()) // sampler.shards)
             groups = shares_of(size, sampler.groups)
             made.append([environments.make(self.experiment.environment, n, threads=threads) for n in groups])
-        return made
+        side = itertools.count()
+        return [[self.watched(next(side), each) for each in groups] for groups in made]
 
     def close(self) -> None:
         """Let the threads end."""

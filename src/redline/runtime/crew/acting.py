@@ -16,7 +16,7 @@ from redline.actors.priorities import FirstPriorities
 from redline.learners.flat import flatten_parameters, twin
 from redline.learners.graphs import GraphedActing, can_be_recorded
 from redline.networks.packed import tell, watch
-from redline.runtime.crew.board import Board
+from redline.runtime.crew.board import Board, Watched, total
 from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.crew.slots import Slots
 from redline.runtime.crew.weights import WeightStore, byte_views
@@ -84,7 +84,7 @@ class ActorJob:
         give_way(self.experiment)
         network = ActingNetwork(self.experiment, self.spec, self._algorithm().network_kind)
         actor, priorities = self._make_actor(network), self._make_priorities()
-        waited = 0.0
+        waited, before = 0.0, self.board.role_events(self.role)  # of those who had this role before
         try:
             while True:
                 begin = time.perf_counter()
@@ -107,7 +107,8 @@ class ActorJob:
                 actor.episodes.clear()
                 self.board.taken[self.role] += unroll.action.shape[0] * unroll.action.shape[1]
                 self.board.write_clock(self.role, actor.clock | {"waiting": waited})
-                self.board.write_events(self.role, _events(actor))
+                counts = [group.environment.events() for group in actor.groups]
+                self.board.write_events(self.role, total(before, *counts))
                 port.put(number)
         finally:
             actor.close()
@@ -117,9 +118,9 @@ class ActorJob:
 
     def _make_actor(self, network: ActingNetwork) -> Actor:
         sizes = shares_of(self.num_envs, min(self.experiment.sampler.groups, self.num_envs))
-        groups = [environments.make(self.experiment.environment, n, threads=self.threads) for n in sizes]
+        made = [environments.make(self.experiment.environment, n, threads=self.threads) for n in sizes]
         return Actor(
-            groups,
+            [Watched(self.board, self.role, side, each) for side, each in enumerate(made)],
             self._algorithm(),
             network.module,
             seed=first_seed(self.experiment.run.seed),
@@ -144,11 +145,3 @@ class ActorJob:
                 priorities.load_state(argument["priorities"])
             return actor.load_state(argument)
         raise ValueError(f"an actor is not asked {what!r}")
-
-
-def _events(actor: Actor) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for group in actor.groups:
-        for name, count in group.environment.events().items():
-            total[name] = total.get(name, 0) + count
-    return total

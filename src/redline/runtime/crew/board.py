@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
 import numpy as np
 
 from redline.runtime.crew.region import Region
+from redline.types import Environment, Step
+
+T = TypeVar("T")
 
 CLOCK = ("stepping", "acting", "learning", "waiting")  # seconds
+SIDES = 8  # environments of a role that may step at the same time; of more, some share a note
 EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "discarded", "spare_b")  # counts
 
 
@@ -25,6 +34,7 @@ class Board:
             "taken": ((roles,), "int64"),
             "clock": ((roles, len(CLOCK)), "float64"),
             "events": ((roles, len(EVENTS)), "int64"),
+            "since": ((roles, SIDES), "float64"),
         }
         self.region = Region(forms, shared=shared)
 
@@ -73,6 +83,78 @@ class Board:
         totals = dict(zip(EVENTS, self.region.arrays["events"].sum(0).tolist(), strict=True))
         return {name: count for name, count in totals.items() if count or name in ("crashes", "hangs")}
 
+    def overdue(self, seconds: float) -> list[int]:
+        """Roles in whose environments one step has taken longer than that."""
+        since = self.region.arrays["since"]
+        late = ((since > 0) & (since < time.monotonic() - seconds)).any(1)
+        return np.flatnonzero(late).tolist()
+
+    def forget(self, role: int) -> None:
+        """A role ended, whatever its environments did."""
+        self.region.arrays["since"][role] = 0
+
     def close(self) -> None:
         """Give up this process's hold."""
         self.region.close()
+
+
+def total(*counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts of events, name by name."""
+    names = dict.fromkeys(name for each in counts for name in each)
+    return {name: sum(each.get(name, 0) for each in counts) for name in names}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a crew waits for one step of its roles' environments."""
+
+    board: Board
+    seconds: float
+    first: int = 0  # the board's row of the crew's first role
+
+    def exhausted(self) -> list[int]:
+        """Roles of the crew that hang."""
+        return [role - self.first for role in self.board.overdue(self.seconds)]
+
+    def forget(self, role: int) -> None:
+        """A role of the crew starts anew."""
+        self.board.forget(self.first + role)
+
+
+def patience(board: Board, step_timeout: float, first: int = 0) -> Patience:
+    """Half as long again as an environment may step, for worker processes of its own are ended after that time."""
+    return Patience(board, 1.5 * step_timeout, first)
+
+
+class Watched:
+    """An environment that notes on the board since when it steps: whoever waits for its role can tell that it hangs.
+
+    Everything else is the environment's own.
+    """
+
+    def __init__(self, board: Board, role: int, side: int, environment: Environment) -> None:
+        """side: which of the role's environments this is."""
+        self._environment = environment
+        self._since = board.region.arrays["since"][role, side % SIDES :][:1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._environment, name)
+
+    def _timed(self, what: Callable[[], T]) -> T:
+        self._since[0] = time.monotonic()
+        try:
+            return what()
+        finally:
+            self._since[0] = 0
+
+    def reset(self, seed: int) -> Step:
+        """See ``Environment``."""
+        return self._timed(lambda: self._environment.reset(seed))
+
+    def send(self, action: np.ndarray) -> None:
+        """See ``Environment``; some step in here."""
+        self._timed(lambda: self._environment.send(action))
+
+    def recv(self) -> Step:
+        """See ``Environment``."""
+        return self._timed(self._environment.recv)

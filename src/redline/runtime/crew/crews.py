@@ -11,7 +11,7 @@ from typing import Any
 from redline.actors.unroll import unroll_forms
 from redline.runs.provenance import usable_cores
 from redline.runtime.crew.acting import ActorJob
-from redline.runtime.crew.board import CLOCK, Board
+from redline.runtime.crew.board import CLOCK, Board, patience
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.slots import Slots
 from redline.runtime.crew.threads import Crew, Job, ThreadCrew
@@ -134,5 +134,6 @@ def muster_actors(
         for role in range(copies)
     ]
     jobs += others(slots)
-    crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
+    wait = patience(board, experiment.environment.step_timeout)
+    crew: Crew = ProcessCrew(jobs, patience=wait) if shared else ThreadCrew(jobs, patience=wait)
     return Muster(crew, slots, weights, board, first)

@@ -32,12 +32,14 @@ from redline.environments.workers.spawning import (
     leave_if_imported,
     leave_signals_to_parent,
 )
+from redline.runtime.crew.board import Patience
 from redline.runtime.crew.ports import FAILED, NUMBER, REQUEST, ProcessPort, receive, send
 from redline.runtime.crew.threads import Job, work
 from redline.types import RunError
 
 CLOSE_TIMEOUT = 3.0  # seconds for roles to leave by themselves
 PAUSE = 0.25  # seconds before a role is started again; doubles with each failure in a row
+LOOK = 0.25  # seconds between looks for roles that hang
 LIMIT = 5  # failures in a row after which the run ends
 
 
@@ -109,13 +111,17 @@ class _Link:
 class ProcessCrew:
     """One spawned process a job. See ``Crew``."""
 
-    def __init__(self, jobs: Sequence[Job], *, torch: bool = True) -> None:
-        """torch: whether the jobs compute; those that do not start in a fraction of the time and memory."""
+    def __init__(self, jobs: Sequence[Job], *, torch: bool = True, patience: Patience | None = None) -> None:
+        """torch: whether the jobs compute; those that do not start in a fraction of the time and memory.
+
+        patience: with jobs whose environments hang; None: none has any.
+        """
         self._selector = selectors.DefaultSelector()
         self._arrived: deque[tuple[int, int]] = deque()
         self._answers: dict[int, Any] = {}
         self._revived: list[int] = []
-        self.restarts = 0
+        self.restarts = self.hangs = 0
+        self._patience, self._look = patience, 0.0
         self._links = [_Link(job, torch) for job in jobs]
         self._closed = False
         self._wake, self._ring = socket.socketpair()  # Windows can wait for nothing else
@@ -133,6 +139,8 @@ class ProcessCrew:
         return [None if link.process is None else link.process.pid for link in self._links]
 
     def _start(self, role: int) -> None:
+        if self._patience is not None:
+            self._patience.forget(role)
         self._links[role].start()
         self._selector.register(self._links[role].bell, selectors.EVENT_READ, role)
 
@@ -156,11 +164,24 @@ class ProcessCrew:
         deadline = time.monotonic() + timeout
         while True:
             self._restart_due()
+            self._end_hung()
             left = max(deadline - time.monotonic(), 0.0)
             self._pump(0.0 if self._arrived or self._revived else min(left, self._until_due()))
             if self._arrived or self._revived or time.monotonic() >= deadline:
                 # One by one: other threads post meanwhile.
                 return [self._arrived.popleft() for _ in range(len(self._arrived))]
+
+    def _end_hung(self) -> None:
+        """Now and then: roles that have been in one step of their environments for too long."""
+        now = time.monotonic()
+        if self._patience is None or now < self._look:
+            return
+        self._look = now + LOOK
+        for role in self._patience.exhausted():
+            process = self._links[role].process
+            if process is not None and process.is_alive():
+                self.hangs += 1
+                self.kill(role)
 
     def _until_due(self) -> float:
         waits = [link.due - time.monotonic() for link in self._links if link.due is not None]
@@ -229,7 +250,8 @@ class ProcessCrew:
         return roles
 
     def events(self) -> dict[str, int]:
-        return {"restarts": self.restarts} if self.restarts else {}
+        counts = {"restarts": self.restarts, "hangs": self.hangs}
+        return {name: count for name, count in counts.items() if count}
 
     def close(self) -> None:
         if self._closed:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from redline.runtime.crew.board import Patience
 from redline.runtime.crew.ports import FAILED, REQUEST, Port, ThreadPort
 from redline.types import Interruption, RunError
 
@@ -56,7 +57,9 @@ class Crew(Protocol):
 class ThreadCrew:
     """One thread a job. A job that raises ends the run: what went wrong in shared memory cannot be undone."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], *, patience: Patience | None = None) -> None:
+        """patience: see ``ProcessCrew``."""
+        self._patience = patience
         self._outbox: queue.SimpleQueue[tuple[int, int, Any]] = queue.SimpleQueue()
         self._ports = [ThreadPort(role, self._outbox) for role in range(len(jobs))]
         self._arrived: deque[tuple[int, int]] = deque()
@@ -81,6 +84,9 @@ class ThreadCrew:
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         if not self._arrived:
             self._receive(timeout)
+        if not self._arrived and self._patience is not None:
+            for role in self._patience.exhausted():
+                self.kill(role)
         while self._receive(0.0):
             pass
         arrived = list(self._arrived)

@@ -18,6 +18,7 @@ import numpy as np
 
 from redline.architectures.model import Architecture
 from redline.learners.transfer import Transfer
+from redline.runtime.crew.board import total
 from redline.runtime.crew.crews import START, Muster, muster_actors
 from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.weights import Publication
@@ -167,7 +168,7 @@ class ReplayLearnerLoop:
 
     def events(self) -> dict[str, int]:
         """Crashes and hangs of environments, restarts of actors."""
-        return self.muster.board.events() | self.muster.crew.events()
+        return total(self.muster.board.events(), self.muster.crew.events())
 
     def gauges(self) -> Gauges:
         """Utilisation of each role, full slots found waiting, transitions in replay, lag and replay ratio."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -14,6 +15,7 @@ from redline.learners.exchanges.chunks import ChunkLocked
 from redline.learners.exchanges.parameter_server import OutlierRule, ToServers
 from redline.learners.exchanges.race import Race
 from redline.runtime import in_process
+from redline.runtime.crew.board import Watched, total
 from redline.runtime.crew.ports import REQUEST, Port
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
@@ -79,12 +81,13 @@ class ReplicaJob:
             whole=lambda taken: memory.whole + taken,
             learns_from=lambda: memory.learns_from,
         )
+        parts.watched = partial(Watched, board, role)
         device = parts.learner.device
         parts.learner.share(self.make_exchange(lambda: give_up() or memory.abandoned, device))
         loop = in_process.make_loop(parts, self._global_replay(give_up))
         if board.taken[role] and self._replays(loop):
             loop.refill()  # this copy had one before it, and what that one remembered is lost
-        waited = 0.0
+        waited, self._before = 0.0, board.role_events(role)  # of copies that had this role before
         try:
             while True:
                 begin = time.perf_counter()
@@ -184,7 +187,7 @@ class ReplicaJob:
         memory.board.write_clock(role, loop.clock | {"waiting": waited})
         exchange = parts.learner.exchange
         outliers = {"outliers": exchange.outliers} if isinstance(exchange, ToServers) else {}
-        memory.board.write_events(role, loop.events() | outliers)
+        memory.board.write_events(role, total(self._before, loop.events(), outliers))
 
     def _answer(self, parts: Parts, loop: Loop, what: str, argument: Any) -> Any:
         learner = parts.learner

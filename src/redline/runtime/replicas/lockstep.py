@@ -15,7 +15,7 @@ from typing import Any
 
 from redline.architectures.model import Architecture
 from redline.runtime import in_process
-from redline.runtime.crew.board import working
+from redline.runtime.crew.board import patience, total, working
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.threads import Crew, ThreadCrew
@@ -77,7 +77,8 @@ class SynchronousLoop:
         )  # agent steps, from the next iteration on, before replays are learned from
         self._shares = Shares()
         jobs: list[Any] = every[1:]
-        self.crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
+        wait = patience(self.memory.board, experiment.environment.step_timeout, first=1)
+        self.crew: Crew = ProcessCrew(jobs, patience=wait) if shared else ThreadCrew(jobs, patience=wait)
         try:
             learner.share(self._me.make_exchange(self._lost, learner.device))
             self.loop: Loop = in_process.make_loop(self.own)
@@ -203,7 +204,7 @@ class SynchronousLoop:
 
     def events(self) -> dict[str, int]:
         """Crashes and hangs of environments, restarts of copies."""
-        return self.memory.board.events() | self.crew.events()
+        return total(self.memory.board.events(), self.crew.events())
 
     def gauges(self) -> Gauges:
         """Utilisation of the copies; staleness is zero."""

@@ -15,7 +15,7 @@ import torch
 
 from redline.architectures.model import Architecture
 from redline.learners.exchanges.central import Central
-from redline.runtime.crew.board import CLOCK, working
+from redline.runtime.crew.board import CLOCK, patience, total, working
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.shares import Shares
 from redline.runtime.crew.threads import Crew, ThreadCrew
@@ -75,7 +75,8 @@ class ReplicaLoop:
             ]
         if self.desk is not None:
             jobs.append(GlobalReplayJob("replay", len(jobs), experiment, parts.spec, self.memory, self.desk))
-        self.crew: Crew = ProcessCrew(jobs) if shared else ThreadCrew(jobs)
+        wait = patience(self.memory.board, experiment.environment.step_timeout)
+        self.crew: Crew = ProcessCrew(jobs, patience=wait) if shared else ThreadCrew(jobs, patience=wait)
         self._turns = [0] * len(jobs)  # at hand of each role
         self._names = (architecture.acting.name, "server", "replay")
         self._counted = 0
@@ -161,7 +162,7 @@ class ReplicaLoop:
 
     def events(self) -> dict[str, int]:
         """Crashes and hangs of environments, restarts of copies, gradients rejected as stale or as outliers."""
-        return self.memory.board.events() | self.crew.events()
+        return total(self.memory.board.events(), self.crew.events())
 
     def gauges(self) -> Gauges:
         """Utilisation of copies and servers, and staleness."""

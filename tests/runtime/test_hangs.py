@@ -1,0 +1,97 @@
+"""An environment that hangs inside a role's own step: a process is ended and replaced, a thread ends the run."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+
+import redline
+from redline import api
+from redline.types import Progress, RunError
+from tests.runtime.replicas.paced import Paced
+
+FOLDER = "REDLINE_TEST_HANG"  # where those who hang leave a note, so that only the first of them does
+
+
+class Hanging(Paced):
+    """Takes a moment a step, and at its seventh waits for ever, unless another has done so before."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.001)
+        self.steps += 1
+        note = Path(os.environ[FOLDER]) / "hung"
+        if self.steps == 7 and not note.exists():
+            note.touch()
+            while not note.with_name("over").exists():
+                time.sleep(0.1)
+        return self.observation_space.sample(), 1.0, self.steps >= 20, False, {}
+
+
+def make() -> gymnasium.Env[Any, Any]:
+    """One environment."""
+    return Hanging()
+
+
+CASES = {
+    "impala": ("impala", ()),
+    "apex": ("apex", ("algorithm.learning_starts=50", "algorithm.batch=16")),
+    "a3c": ("a3c", ()),
+    "gorila": ("gorila", ("algorithm.learning_starts=50", "algorithm.batch=16")),
+}
+
+
+def train(folder: Path, case: str, runtime: str, observer: api.Quiet | None = None) -> Any:
+    recipe, own = CASES[case]
+    options = [
+        *own,
+        f"parallel.runtime={runtime}",
+        "parallel.copies=2",
+        "sampler.num_envs=2",
+        "environment.step_timeout=0.5",
+        "environment.backend=inline",
+        "run.tensorboard=false",
+        "learner.precision=fp32",
+        "run.log_every=100",
+    ]
+    return redline.train(
+        "tests.runtime.test_hangs:make",
+        recipe,
+        steps=600,
+        folder=str(folder / "runs"),
+        overrides=options,
+        observer=observer or api.Quiet(),
+    )
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    yield tmp_path
+    (tmp_path / "over").touch()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_process_that_hangs_in_a_step_is_replaced(folder: Path, case: str) -> None:
+    seen: list[Progress] = []
+
+    class Listener(api.Quiet):
+        def update(self, progress: Progress) -> None:
+            seen.append(progress)
+
+    train(folder, case, "processes", Listener())
+    assert (folder / "hung").exists()
+    assert seen[-1].events["hangs"] == seen[-1].events["restarts"] == 1
+    assert seen[-1].steps >= 600
+
+
+def test_a_thread_that_hangs_in_a_step_ends_the_run_with_one_line(folder: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"^actor-\d hangs, and a thread cannot be killed: use parallel.runtime=proc"
+    ):
+        train(folder, "impala", "threads")
