@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -12,6 +14,7 @@ import pytest
 
 import redline
 from redline import api
+from redline.runtime.crew.board import Board, Watched
 from redline.types import Progress, RunError
 from tests.runtime.replicas.paced import Paced
 
@@ -95,3 +98,23 @@ def test_a_thread_that_hangs_in_a_step_ends_the_run_with_one_line(folder: Path) 
         RunError, match=r"^actor-\d hangs, and a thread cannot be killed: use parallel.runtime=proc"
     ):
         train(folder, "impala", "threads")
+
+
+def test_whoever_steps_often_never_looks_late() -> None:
+    """The note is looked at while it is being written: it is either a time that has just begun, or none."""
+    board, over = Board(1, shared=False), threading.Event()
+    environment: Any = Watched(board, 0, 0, SimpleNamespace(recv=lambda: None))  # type: ignore[arg-type]
+
+    def step() -> None:
+        while not over.is_set():
+            environment.recv()
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    try:
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            assert board.overdue(60.0) == []
+    finally:
+        over.set()
+        thread.join()

@@ -85,7 +85,7 @@ class Board:
 
     def overdue(self, seconds: float) -> list[int]:
         """Roles in whose environments one step has taken longer than that."""
-        since = self.region.arrays["since"]
+        since = self.region.arrays["since"].copy()  # read once: others write meanwhile
         late = ((since > 0) & (since < time.monotonic() - seconds)).any(1)
         return np.flatnonzero(late).tolist()
 
