@@ -420,7 +420,7 @@ def test_a_copy_meets_the_others_with_the_device_of_its_own_learner(monkeypatch:
     learner = SimpleNamespace(device=torch.device("cuda:1"), share=lambda exchange: None)
     part = SimpleNamespace(learner=learner, close=lambda: None)
     monkeypatch.setattr(job, "share_parts", lambda *_, **__: part)
-    monkeypatch.setattr(job.in_process, "make_loop", lambda parts: parts)
+    monkeypatch.setattr(job.in_process, "make_loop", lambda parts, _: parts)
 
     def ended() -> int:
         raise Interruption

@@ -62,7 +62,7 @@ def train(folder: Path, case: str, runtime: str, observer: api.Quiet | None = No
         "run.log_every=100",
     ]
     return redline.train(
-        "tests.runtime.test_hangs:make",
+        "tests.runtime.crew.test_hangs:make",
         recipe,
         steps=600,
         folder=str(folder / "runs"),
