@@ -129,3 +129,17 @@ def test_make_targets_on_the_pages_exist() -> None:
     for page, text in TEXT.items():
         for target in re.findall(r"(?:^ {4}|`)make (\w+)", text, re.MULTILINE):
             assert target in targets, f"{page}: make {target}"
+
+
+def test_benchmarks_on_the_pages_and_in_make_take_the_options_they_are_given() -> None:
+    makefile = {"Makefile": (ROOT / "Makefile").read_text(encoding="utf-8")}
+    found = set()
+    for page, text in (TEXT | makefile).items():
+        for name, words in re.findall(
+            r"(?:redline bench |python benchmarks/)([a-z]\w+)(?:\.py)?((?: [^\n`|]*)?)", text
+        ):
+            script = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+            for option in re.findall(r" (--[a-z][\w-]*)", words):
+                found.add((name, option))
+                assert f'"{option}"' in script, f"{page}: benchmarks/{name}.py does not take {option}"
+    assert ("training", "--seconds") in found
