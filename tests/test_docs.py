@@ -135,9 +135,9 @@ def test_benchmarks_on_the_pages_and_in_make_take_the_options_they_are_given() -
     makefile = {"Makefile": (ROOT / "Makefile").read_text(encoding="utf-8")}
     found = set()
     for page, text in (TEXT | makefile).items():
-        for name, words in re.findall(
-            r"(?:redline bench |python benchmarks/)([a-z]\w+)(?:\.py)?((?: [^\n`|]*)?)", text
-        ):
+        calls = r"(?:redline bench ([a-z]\w+)|python benchmarks/(\w+)\.py)((?: [^\n`|]*)?)"
+        for one, other, words in re.findall(calls, text):
+            name = one or other
             script = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
             for option in re.findall(r" (--[a-z][\w-]*)", words):
                 found.add((name, option))
