@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from redline.cli.live import LiveScreen
 from redline.cli.pictures import half_blocks
 from redline.cli.plain import PlainLines, line
 from redline.types import Gauges, Observer, Progress
+from tests.leaks import eventually
 
 PROGRESS = Progress(
     steps=250_000,
@@ -139,6 +141,34 @@ def test_live_screen_draws_about_once_a_second_at_most(monkeypatch: pytest.Monke
     monkeypatch.setattr(live, "screen", lambda *arguments: drawn.append(arguments) or "")
     shown(80, *([PROGRESS] * 50))
     assert len(drawn) == 2  # the first, and the one that stays
+
+
+def test_the_clock_goes_on_while_the_run_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float] = []
+
+    def screen(progress: Progress, history: Any, width: int, reason: str, since: float) -> str:
+        drawn.append(since)
+        return ""
+
+    monkeypatch.setattr(live, "REFRESH", 0.05)
+    monkeypatch.setattr(live, "screen", screen)
+    waiting = LiveScreen(Console(file=io.StringIO()))
+    waiting.start("pong_001", "runs/pong_001", RULES)
+    waiting.update(PROGRESS)
+    assert eventually(lambda: len(drawn) > 4, 10)
+    assert drawn == sorted(drawn), "seconds since the run told of itself"
+    waiting.stop("done")
+    count = len(drawn)
+    time.sleep(0.2)
+    assert len(drawn) == count
+    assert drawn[-1] == 0.0, "what stays is what the run told"
+
+
+def test_what_is_left_and_gone_is_reckoned_on() -> None:
+    text = live.screen(PROGRESS, [], 100, "", 24.0).plain
+    assert "15 min 00 s left" in text
+    assert "2 min 29 s gone" in text
+    assert "250,000 of 1.00M" in text, "steps are only counted"
 
 
 def test_plain_lines_are_ascii_and_few() -> None:

@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def time_left(steps: int, total: int, steps_per_second: float) -> str:
+def time_left(steps: float, total: int, steps_per_second: float) -> str:
     """``4 min 12 s left``, or an empty string before the speed is known."""
     if steps >= total or steps_per_second <= 0:
         return ""

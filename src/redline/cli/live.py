@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -43,7 +44,10 @@ class LiveScreen:
         self._episodes = 0
         self._name = ""
         self._progress: Progress | None = None
-        self._drawn = 0.0
+        self._told = self._drawn = 0.0  # when the run last told of itself, and when that was drawn
+        self._drawing = threading.Lock()
+        self._over = threading.Event()
+        self._ticker: threading.Thread | None = None
 
     def start(self, name: str, folder: str, rules: Sequence[str]) -> None:
         """Print the rules and begin to draw."""
@@ -54,17 +58,25 @@ class LiveScreen:
         self._print("•", f"written to {folder}; Ctrl-C checkpoints and stops", "dim")
         self._live = Live(console=self.console, auto_refresh=False, vertical_overflow="crop")
         self._live.start()
-        self._live.update(Text("  preparing the first update ...", style="dim"), refresh=True)
+        self._told = time.monotonic()
+        self._draw()
+        self._drawn = 0.0  # what the run tells first is drawn at once
+        self._ticker = threading.Thread(target=self._tick, name="redline-screen", daemon=True)
+        self._ticker.start()
+
+    def _tick(self) -> None:
+        """The clock goes on while a long iteration tells nothing."""
+        while not self._over.wait(REFRESH):
+            if time.monotonic() - self._drawn >= REFRESH:
+                self._draw()
 
     def update(self, progress: Progress) -> None:
         """Draw, unless that was done a moment ago."""
-        self._progress = progress
+        self._progress, self._told = progress, time.monotonic()
         if progress.returns and progress.episodes > self._episodes:
             self._episodes = progress.episodes
             self._history.add(sum(progress.returns) / len(progress.returns))
-        now = time.monotonic()
-        if now - self._drawn >= REFRESH:
-            self._drawn = now
+        if self._told - self._drawn >= REFRESH:
             self._draw()
 
     def message(self, text: str) -> None:
@@ -79,19 +91,32 @@ class LiveScreen:
 
     def stop(self, reason: str) -> None:
         """Draw for the last time, and give the terminal back."""
+        self._over.set()
+        if self._ticker is not None:
+            self._ticker.join()
         if self._live is not None:
-            self._draw(reason)
+            if self._progress is not None:
+                self._draw(reason)
             self._live.stop()
             self._live = None
 
     def _draw(self, reason: str = "") -> None:
-        if self._live is not None and self._progress is not None:
-            width = self.console.width
-            self._live.update(screen(self._progress, self._history.values, width, reason), refresh=True)
+        with self._drawing:
+            if self._live is None:
+                return
+            now = time.monotonic()
+            self._drawn, since = now, 0.0 if reason else now - self._told
+            if self._progress is None:
+                picture = Text(f"  preparing the first update ... {duration(since)}", style="dim")
+            else:
+                picture = screen(self._progress, self._history.values, self.console.width, reason, since)
+            self._live.update(picture, refresh=True)
 
 
-def screen(progress: Progress, history: Sequence[float], width: int, reason: str = "") -> Text:
-    """The figures of a run as lines of at most ``width`` columns."""
+def screen(
+    progress: Progress, history: Sequence[float], width: int, reason: str = "", since: float = 0.0
+) -> Text:
+    """The figures of a run as lines of at most ``width`` columns. since: seconds ago it told them."""
     room = max(width - MARGIN - LABEL - 1, 24)
     bar, legend = _shares(progress.shares, room)
     fits = len(bar.plain) + len(legend.plain) + 2 <= room
@@ -100,7 +125,7 @@ def screen(progress: Progress, history: Sequence[float], width: int, reason: str
     sentence = bottleneck(progress.shares, gauges)
     rows: list[tuple[str, list[Text]]] = [
         ("progress", [_bar(progress, room)]),
-        ("time", [_clock(progress, reason)]),
+        ("time", [_clock(progress, reason, since)]),
         ("return", [_returns(progress, history, room)]),
         ("speed", [_speeds(progress)]),
         ("learner" if "learner" in gauges.roles else "work", work),
@@ -147,10 +172,11 @@ def _bar(progress: Progress, room: int) -> Text:
     return Text.assemble(("━" * done, "green"), ("━" * (width - done), "bright_black"), tail)
 
 
-def _clock(progress: Progress, reason: str) -> Text:
-    left = time_left(progress.steps, progress.total_steps, progress.steps_per_second)
+def _clock(progress: Progress, reason: str, since: float) -> Text:
+    meanwhile = since * progress.steps_per_second  # as far as anybody can tell
+    left = time_left(progress.steps + meanwhile, progress.total_steps, progress.steps_per_second)
     style = {"done": "bold green", "interrupted": "bold yellow", "failed": "bold red"}.get(reason, "bold")
-    return Text.assemble((reason or left or "...", style), f"   {duration(progress.elapsed)} gone")
+    return Text.assemble((reason or left or "...", style), f"   {duration(progress.elapsed + since)} gone")
 
 
 def _returns(progress: Progress, history: Sequence[float], room: int) -> Text:
