@@ -104,8 +104,8 @@ class LiveScreen:
         with self._drawing:
             if self._live is None:
                 return
-            now = time.monotonic()
-            self._drawn, since = now, 0.0 if reason else now - self._told
+            self._drawn = time.monotonic()
+            since = self._drawn - self._told
             if self._progress is None:
                 picture = Text(f"  preparing the first update ... {duration(since)}", style="dim")
             else:
