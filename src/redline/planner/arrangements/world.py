@@ -127,7 +127,7 @@ class World:
             for (work, count), factors in zip(pieces, luck, strict=True):
                 times = count * next(factors)
                 core += work.core * times
-                alone += work.core / work.width * times
+                alone += work.core / min(work.width, self.load.cores) * times
                 wait += work.wait * times
                 gpu += work.gpu * times
             yield Compute(core, core / alone if alone else 1.0, wait, gpu, drag)
