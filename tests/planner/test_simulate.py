@@ -473,6 +473,8 @@ loads = st.builds(
     samples=st.just(16),
     ratio=st.sampled_from([0.5, 4.0]),
     paced=st.booleans(),
+    draw=work,
+    shelves=st.sampled_from([0, 3]),
     drag=st.sampled_from([1.0, 1.4]),
     chunks=st.integers(1, 3),
 )
@@ -509,6 +511,10 @@ CLEAR = {  # one resource limits, by far
     "one accelerator": (IMPALA.sized(16, take=4), replace(LOAD, act=Work(gpu=2e-3), gpus=1)),
     "replay's actors": (APEX.sized(4), replace(LOAD, samples=32)),
     "intake": (APEX.sized(40), replace(LOAD, samples=32, hand=Work(core=10e-3))),
+    "replay apart that draws": (
+        APEX.sized(8),
+        replace(LOAD, samples=32, ratio=16.0, paced=True, learn=Work(core=1e-3), draw=Work(5e-3), shelves=3),
+    ),
     "paced learner": (APEX.sized(8), replace(LOAD, samples=32, ratio=16.0, paced=True)),
     "server": (SEED.sized(64, capacity=2, take=4), replace(SERVED, largest=2)),
     "workers": (SEED.sized(2, capacity=2, take=1), replace(SERVED, step=Work(core=30e-3))),

@@ -146,7 +146,8 @@ def _learner(architecture: Architecture, load: Workload, take: int) -> dict[str,
 
 
 def _replay(architecture: Architecture, load: Workload) -> dict[str, float]:
-    """The learner bounds only what actors have to wait for; where nobody waits, it may use less of the cores."""
+    """The learner bounds only what actors have to wait for; where nobody waits, it may use less of the cores. So may a
+    replay apart that draws for it."""
     copies = architecture.acting.copies
     edge = architecture.edge("unroll")
     assert edge is not None
@@ -155,12 +156,13 @@ def _replay(architecture: Architecture, load: Workload) -> dict[str, float]:
     waits = load.ratio is not None and (load.paced or edge.capacity == 0)
     updates = _updates_per_step(load) if waits else 0.0
     per = 1.0 / load.environments
-    learn = (load.learn, updates), (load.publish, updates)
+    draw = load.draw if load.shelves else Work()
+    learn = (load.learn, updates), (load.publish, updates), (draw, updates)
     cost = _per_step((load.step, per), (load.act, per), (load.hand, 1.0 / unroll), *learn)
     update = _least(load, load.learn) + (_least(load, load.publish) if edge.capacity else 0.0)
     return _shared(load, cost) | {
         names["collect"]: copies * _over(load.environments, _round(load)),
-        names["replay"]: _over(unroll, _least(load, load.hand)),
+        names["replay"]: _over(1.0, _least(load, load.hand) / unroll + updates * _least(load, draw)),
         names["learn"]: _over(1.0, updates * update),
     }
 

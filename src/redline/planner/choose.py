@@ -59,18 +59,17 @@ def rank(
     Args:
         unroll: the recipe's own, in time steps; 0: it has none.
         predictor: how options are predicted.
-        every: also those whose upper bound says that they cannot be the best. The most promising of each architecture
-            and runtime are predicted in any case.
+        every: also those whose upper bound says that they cannot be the best. The most promising of each kind of
+            plan are predicted in any case.
         steps: agent steps of the run, over which its start is shared out; 0: so many that it does not matter.
     """
     limits = [bound(architecture_of(option), workload(option, costs, machine)) for option in options]
     found: list[Ranked] = []
     best, seen = 0.0, set()
     for limit, option in sorted(zip(limits, options, strict=True), key=lambda pair: -pair[0]):
-        kind = (option.architecture, option.runtime)
-        if not every and limit < HOPELESS * best and kind in seen:
+        if not every and limit < HOPELESS * best and option.kind in seen:
             continue
-        seen.add(kind)
+        seen.add(option.kind)
         expected = predictor(option, costs, machine)
         start = costs.start.get(option.runtime, 0.0) / steps if steps else 0.0
         samples = samples_needed(option, expected, costs, unroll)

@@ -128,6 +128,10 @@ class Workload:
     serve_gpu: Curve | None = None  # seconds of the GPU for it
     largest: int = 0  # workers in such a batch; 0: no limit
     samples: int = 0  # of one update drawn from replay
+    draw: Work = field(default_factory=Work)  # of one batch, by a replay apart; else it is part of ``learn``
+    shelves: int = (
+        0  # batches that live at once between a replay apart and its learner; 0: they are one process
+    )
     ratio: float | None = None  # samples learned from for each collected, at most; None: as fast as it goes
     paced: bool = False  # whether actors wait for a learner that learns from replay and is a round behind
     gpus: int = 0

@@ -344,6 +344,8 @@ def _at_clock(costs: Costs, factor: float) -> Costs:
         record=costs.record.scaled(factor),
         hand={runtime: seconds * factor for runtime, seconds in costs.hand.items()},
         publish=costs.publish * factor,
+        draw=costs.draw * factor,
+        store=costs.store * factor,
         between=costs.between * factor,
         between_gpu=None if costs.between_gpu is None else costs.between_gpu * factor,
         serve={runtime: curve.scaled(factor) for runtime, curve in costs.serve.items()},

@@ -36,6 +36,10 @@ class Costs:
     estimate: float  # share of ``learn`` that estimates returns and advantages; the rest improves the policy
     hand: dict[str, float]  # runtime -> core-seconds of taking in one message
     publish: float  # seconds of one publication of the weights
+    draw: float = (
+        0.0  # core-seconds of an update's batch out of a replay, and its priorities back: part of ``learn``
+    )
+    store: float = 0.0  # core-seconds of one agent step's way into a replay, where a slot's come together
     serve: dict[str, Curve] = field(
         default_factory=dict
     )  # runtime -> core-seconds of an inference server's batch beyond the pass

@@ -30,6 +30,7 @@ class Option:
     ratio: float | None = (
         None  # samples learned from per sample collected; None: it does not learn from replay
     )
+    apart: bool = False  # whether its replay has a process of its own
     polite: bool = True  # whether its actors give way to their learner where the architecture has them do so
     lag_bound: int | None = 0
     memory: int = 0  # bytes it needs, about
@@ -43,13 +44,19 @@ class Option:
         shards = f", {self.shards} actor threads" if self.shards > 1 else ""
         workers = f", {self.workers} worker processes" if self.workers > 1 else ""
         groups = f", {self.groups} groups" if self.groups > 1 else ""
-        return f"{self.architecture}, {self.runtime}, {copies}{shards}{workers}{groups}{extra}"
+        replay = ", replay apart" if self.apart else ""
+        return f"{self.architecture}, {self.runtime}, {copies}{shards}{workers}{groups}{extra}{replay}"
+
+    @property
+    def kind(self) -> tuple[str, str, bool]:
+        """What plans of one kind share: they differ in sizes and devices only."""
+        return self.architecture, self.runtime, self.apart
 
     @property
     def complexity(self) -> int:
         """What there is to go wrong, for ties: roles and processes beyond one loop."""
-        apart = {"in_process": 0, "threads": 1, "processes": 2}[self.runtime]
-        return apart + (self.copies > 1) + (self.shards > 1) + (self.groups > 1)
+        around = {"in_process": 0, "threads": 1, "processes": 2}[self.runtime]
+        return around + (self.copies > 1) + (self.shards > 1) + (self.groups > 1) + self.apart
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from redline.planner.measured import Costs
 from redline.planner.options import Option
 
 ROUND_TRIP = 150e-6  # core-seconds to wake a worker process and hear from it
+SHELVES = 3  # batches between a replay apart and its learner: one that is learned from, two drawn ahead
 JITTER = 0.05  # relative, of unrolls of one copy: what its core does besides
 WAKE = 60e-6  # core-seconds of a message between threads or processes
 
@@ -171,7 +172,7 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
     if replays and ratio is not None:
         # What a loop spends beside its pieces, this learner spends on each update.
         learn = replace(learn, core=learn.core + costs.between * costs.batch / (ratio * costs.envs))
-    return Workload(
+    load = Workload(
         cores=machine.cores,
         unroll=option.unroll,
         environments=option.environments,
@@ -189,6 +190,26 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
         ratio=ratio if replays else None,
         paced=replays and ratio is not None,
         gpus=_gpus(machine),
+    )
+    return _apart(load, option, costs) if option.apart else load
+
+
+def _apart(load: Workload, option: Option, costs: Costs) -> Workload:
+    """The same with the replay in a process of its own: there slots are stored and batches drawn, for messages.
+
+    The learner takes a batch and gives its errors back instead of drawing. What a loop spends beside its pieces it goes
+    on spending: that is no work of the replay's. On a GPU its updates stay as they are: shared memory is not pinned.
+    """
+    hand, width = load.hand.core, load.learn.width
+    # Of each of its threads: while one draws, the others wait.
+    spared = 0.0 if load.learn.gpu else costs.draw - hand
+    stored = costs.store * option.unroll * option.environments
+    return replace(
+        load,
+        learn=replace(load.learn, core=max(load.learn.core - spared * width, 0.0)),
+        hand=Work(2 * hand + stored),  # by way of the learner's process
+        draw=Work(2 * hand + costs.draw),  # a shelf to fill, and one that was learned from
+        shelves=SHELVES,
     )
 
 

@@ -125,7 +125,7 @@ def test_a_run_is_found_again_as_the_option_that_made_it(recipe: str) -> None:
         again = option_of(resolved)
         same = (
             *("architecture", "copies", "environments", "unroll", "queue", "threads", "ratio", "learn_on"),
-            "polite",
+            *("polite", "apart"),
         )
         assert [getattr(again, name) for name in same] == [getattr(option, name) for name in same], option
 

@@ -1,4 +1,7 @@
-"""Actors, a shared replay and a learner (Ape-X): ``runtime/replay_learner``. Nothing is a barrier, unless asked for."""
+"""Actors, a shared replay and a learner (Ape-X): ``runtime/replay_learner``. Nothing is a barrier, unless asked for.
+
+A replay apart draws as well, ahead of the learner and into a few shelves; else the learner draws for itself.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ class Store:
                 "taking turns with a learner from replay needs a ratio, and the samples of an update"
             )
         self.mail = [Queue() for _ in range(self.copies)]
-        self.full = Queue()  # (copy, version of the weights that acted)
+        self.full = (
+            Queue()
+        )  # (copy, version of the weights that acted); of a replay apart None, too: fill a shelf
+        self.drawn = Queue()  # shelves that are full
         self.came = Queue()  # tells the learner that it may be time
         self.free = [copy for copy in range(self.copies) for _ in range(self.each)]
         self.slot_steps = load.unroll * load.environments
@@ -79,7 +85,8 @@ def start(world: World) -> None:
     if store.lock_step:
         world.engine.spawn(_turns(store), meters[names["learn"]])
     else:
-        world.engine.spawn(_intake(store), meters[names["replay"]])
+        apart = world.load.shelves > 0
+        world.engine.spawn((_apart if apart else _intake)(store), meters[names["replay"]])
         world.engine.spawn(_learner(store), meters[names["learn"]])
 
 
@@ -108,15 +115,42 @@ def _intake(store: Store) -> Steps:
             store.came.put_now(world.engine, 0)
 
 
+def _apart(store: Store) -> Steps:
+    """One thing after another, as it is told of: full slots in, batches onto shelves that are empty."""
+    world, load = store.world, store.world.load
+    hand, draw = world.pieces(load.hand), world.pieces(load.draw)
+    come, empty = Get(store.full), load.shelves
+    while True:
+        store.hand_out()
+        for told in (yield come):
+            if told is None:
+                empty += 1
+            else:
+                yield next(hand)
+                store.take_in(*told)
+                store.hand_out()
+                if store.came.taking:
+                    store.came.put_now(world.engine, 0)
+            while empty and store.produced > 0:
+                empty -= 1
+                yield next(draw)
+                store.drawn.put_now(world.engine, 0)
+
+
 def _learner(store: Store) -> Steps:
-    """An update whenever the pace allows one; weights down after each."""
+    """An update whenever the pace allows one, and a replay apart has drawn for it; weights down after each."""
     world, load = store.world, store.world.load
     learn, publish = world.pieces(load.learn), world.pieces(load.publish)
+    drawn = Get(store.drawn, most=1)
     while True:
         while not store.may_update():
             yield Get(store.came)
+        if load.shelves:
+            yield drawn
         yield next(learn)
         store.learned()
+        if load.shelves:
+            store.full.put_now(world.engine, None)
         store.hand_out()
         yield next(publish)
         store.version = world.batches

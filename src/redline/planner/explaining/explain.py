@@ -110,6 +110,8 @@ def where_time_goes(option: Option, costs: Costs, prediction: Prediction) -> Whe
     pass_ = acting(option, costs, batch)
     bookkeeping = costs.record.at(batch) / batch
     bookkeeping += costs.hand.get(option.runtime, 0.0) / (option.environments * option.unroll)
+    if option.apart:  # else storing is among what a batch costs
+        bookkeeping += costs.store
     if option.architecture == "seed":
         bookkeeping += costs.request / option.environments
         if option.runtime in costs.serve:

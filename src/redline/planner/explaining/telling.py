@@ -147,6 +147,7 @@ def _chosen(plan: Plan, explanation: Explanation) -> str:
     where = f"architecture {option.architecture} {runtime.get(option.runtime, option.runtime)}"
     if scaling.what == "copies":
         many = f"{option.copies} {_plural(option.architecture, option.copies)} of {option.environments} environments"
+        many += ", the replay in a process of its own" if option.apart else ""
     else:
         threads = f"{option.shards} actor threads" if option.shards > 1 else "one actor thread"
         threads = f"stepped by {option.workers} worker processes" if option.workers > 1 else threads

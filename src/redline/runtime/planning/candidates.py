@@ -5,6 +5,7 @@ What learning depends on stays as the recipe has it: samples in a batch, the rep
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from redline.architectures.model import lag_bound
 from redline.planner.costs import Machine
 from redline.planner.measured import Costs
 from redline.planner.options import Option
+from redline.planner.workload import SHELVES
 from redline.runtime.experiment import ALGORITHMS, Experiment, make_algorithm, uses_replay
 from redline.runtime.plan import OUTSIDE, parallelism
 from redline.runtime.replicas.share import check_shares
@@ -111,7 +113,8 @@ def _of(name: str, search: Search) -> Iterator[Option]:
     for envs, unroll in search.sizes():
         for copies in _copies(name, envs, search):
             for runtime in _runtimes(search):
-                for act_on, learn_on in _places(search, acts_on_gpu=acts_where_it_learns(name)):
+                places = _places(search, acts_on_gpu=acts_where_it_learns(name))
+                for (act_on, learn_on), apart in itertools.product(places, _apart(name, runtime, search)):
                     queue = search.experiment.parallel.queue
                     yield Option(
                         architecture=name,
@@ -125,6 +128,7 @@ def _of(name: str, search: Search) -> Iterator[Option]:
                         learn_on=learn_on,
                         servers=3 if name == "accel_async" else 1,
                         ratio=search.ratio,
+                        apart=apart,
                     )
 
 
@@ -180,6 +184,13 @@ def acts_where_it_learns(name: str) -> bool:
     return name in ("synchronous", "seed") or find(name).shares_gradients
 
 
+def _apart(name: str, runtime: str, search: Search) -> list[bool]:
+    """Whether a replay that is a role has a process of its own: looked at both ways, unless it shall be so."""
+    if name != "apex" or runtime != "processes":
+        return [False]
+    return [True] if search.experiment.parallel.replay == "process" else [False, True]
+
+
 def _cpu(search: Search) -> str:
     return next(place for place in search.costs.learn if place.startswith("cpu"))
 
@@ -219,14 +230,15 @@ def _memory(option: Option, search: Search) -> int:
     envs, experiment = option.environments * option.copies, search.experiment
     observation = search.costs.observation_bytes
     slots = (option.unroll + 1) * envs * observation * (2 + option.queue)
+    shelves = SHELVES * 2 * search.costs.batch * observation if option.apart else 0
     replay = 0
     if search.replays and experiment.replay is not None:
         stack = max(search.spec.frame_stack, 1)
         replay = min(experiment.replay.capacity, experiment.run.steps) * (observation // stack)
-    apart, served = option.runtime == "processes", option.architecture == "seed"
-    processes = 1 + ((1 if served else option.copies) if apart else 0)
-    workers = option.copies if served and apart else option.workers
-    return PROCESS * processes + WORKER * workers + slots + replay + 16 * search.costs.parameters
+    outside, served = option.runtime == "processes", option.architecture == "seed"
+    processes = 1 + ((1 if served else option.copies) if outside else 0) + option.apart
+    workers = option.copies if served and outside else option.workers
+    return PROCESS * processes + WORKER * workers + slots + shelves + replay + 16 * search.costs.parameters
 
 
 def configure(experiment: Experiment, option: Option) -> Experiment:
@@ -255,6 +267,7 @@ def configure(experiment: Experiment, option: Option) -> Experiment:
             batch=_batch(experiment, option),
             queue=None if option.queue < 0 else option.queue,
             servers=option.servers if option.architecture in ASYNCHRONOUS else 0,
+            replay="process" if option.apart else experiment.parallel.replay,
             replay_ratio=experiment.parallel.replay_ratio,
         ),
     )

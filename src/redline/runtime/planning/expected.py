@@ -44,6 +44,7 @@ def option_of(experiment: Experiment) -> Option:
         servers=max(parallel.servers, 1),
         workers=experiment.environment.workers,
         ratio=ratio,
+        apart=parallel.replay == "process",
         polite=parallel.give_way,
     )
 

@@ -57,7 +57,7 @@ def beyond(bench: Bench, turns: Turns, learn: float) -> float:
     whole, each = turns.seconds, bench.round(bench.experiment.sampler.num_envs)
     stepping = _stepping(bench)
     if bench.replays:
-        known = each.act + each.record + max(stepping, _due(bench) * learn)
+        known = each.act + each.record + _side_by_side(stepping, _due(bench), learn)
         return float(np.clip(whole - known, 0.0, whole / 2))
     length = _length(bench)
     known = stepping + each.act + each.record + (each.act + learn) / length  # with the value after its end
@@ -70,8 +70,18 @@ def beyond_on_gpu(bench: Bench, parts: Parts, learn: float, act: Curve) -> float
     whole = _loop(bench, parts, bench.budget.gpu).seconds
     stepping, acting, record = _stepping(bench), act.at(envs), bench.round(envs).record
     if bench.replays:
-        return max(whole - acting - record - max(stepping, _due(bench) * learn), 0.0)
+        return max(whole - acting - record - _side_by_side(stepping, _due(bench), learn), 0.0)
     return max(_length(bench) * (whole - stepping - record - acting) - acting - learn, 0.0)
+
+
+def _side_by_side(stepping: float, due: float, learn: float) -> float:
+    """Seconds of a round in the mean, its stepping and ``due`` updates going on side by side.
+
+    Updates come whole: where one is due every few rounds, the others have nothing to hide their stepping behind.
+    """
+    fewer = int(due)
+    more = due - fewer
+    return (1.0 - more) * max(stepping, fewer * learn) + more * max(stepping, (fewer + 1) * learn)
 
 
 def _length(bench: Bench) -> int:

@@ -22,8 +22,10 @@ from redline.learners.graphs import WARM_UP, can_be_recorded, recording_of
 from redline.learners.transfer import Transfer
 from redline.networks.acting import chooser
 from redline.planner.costs import Curve, Work
+from redline.replay.shards import ShardedReplay
 from redline.runtime.parts import Parts
 from redline.runtime.precision import network_passes, random_observations
+from redline.runtime.replay_learner.feeder import block_of
 from redline.types import ActInput, Environment, Step, Unroll, tree_map
 
 LENGTH = 32  # rounds of one timed collection, at most
@@ -31,6 +33,9 @@ TAIL = 64  # values that stand for how long single rounds take
 QUIET = 0.1  # share of the wall clock below which time without a core is the machine's noise, not a wait
 RARE = 20.0  # times the median that a slow round takes
 LEAST = 0.01  # share of stepping that is not waiting, at least
+SLOT = 50  # transitions of a slot on its way to a replay, about
+SLOTS = 4  # of them that are timed
+DRAWS = 20  # batches that are timed
 SPIN = 0.01  # seconds of a look at how much of a core is to be had
 
 
@@ -186,6 +191,32 @@ def resets(parts: Parts, count: int = 3, seconds: float = 3.0) -> tuple[float, f
     finally:
         environment.close()
     return float(np.median(spent)), max(spent)
+
+
+def remembering(room: Collecting) -> tuple[float, float]:
+    """Core-seconds of a replay of what ``room`` collects: a batch drawn and its priorities given back; one agent step
+    stored, where a slot's come together."""
+    experiment, envs = room.parts.experiment, room.count
+    config, algorithm = experiment.replay, experiment.algorithm
+    assert config is not None
+    replay = ShardedReplay(room.parts.spec, config, [envs], gamma=algorithm.gamma)
+    length = max(SLOT // envs, 8)
+    stored: list[float] = []
+    while len(stored) <= SLOTS or not len(replay):
+        block = block_of(room.collect(length), None)
+        begin = time.thread_time()
+        replay.extend(0, block)
+        stored.append(time.thread_time() - begin)
+    size = int(algorithm.batch)  # type: ignore[union-attr]
+    errors, drawn = np.ones(size, np.float32), list[float]()
+    for _ in range(DRAWS):
+        begin = time.thread_time()
+        index = replay.sample(size, config.beta).index
+        replay.versions(index.numpy())
+        if config.prioritized:
+            replay.update_priorities(index, errors)
+        drawn.append(time.thread_time() - begin)
+    return float(np.median(drawn)), float(np.median(stored[1:])) / (length * envs)
 
 
 def learning(parts: Parts, unroll: Unroll, seconds: float) -> float:

@@ -110,10 +110,10 @@ def _verified(experiment: Experiment, ranked: list[Ranked], say: Say) -> list[Ra
 
 
 def to_try(ranked: list[Ranked]) -> list[int]:
-    """The best of each architecture and runtime, ``TRIED`` of them; a tie of the best one; and the best single loop."""
-    seen: dict[tuple[str, str], int] = {}
+    """The best of each kind of plan, ``TRIED`` of them; a tie of the best one; and the best single loop."""
+    seen: dict[tuple[str, str, bool], int] = {}
     for index, each in enumerate(ranked):
-        seen.setdefault((each.option.architecture, each.option.runtime), index)
+        seen.setdefault(each.option.kind, index)
     first = sorted(seen.values())[:TRIED]
     if len(first) < TRIED:  # one architecture alone: its next best sizes
         first += [index for index in range(len(ranked)) if index not in first][: TRIED - len(first)]
@@ -122,7 +122,7 @@ def to_try(ranked: list[Ranked]) -> list[int]:
         k for k in range(len(ranked)) if k not in first and ranked[k].speed >= (1 - CLOSE) * ranked[0].speed
     ]
     first += ties[:1]
-    loop = seen.get(("synchronous", "in_process"))
+    loop = seen.get(("synchronous", "in_process", False))
     return first if loop is None or loop in first else [*first, loop]
 
 

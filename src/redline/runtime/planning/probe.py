@@ -137,6 +137,7 @@ class _Probe:
                 estimate=self._estimate(learn[self.place][1]),
                 hand=dict.fromkeys(("threads", "processes"), self._hand(unroll)),
                 publish=crews.publication(parts),
+                **self._remembering(envs),
                 exchange=self._exchange(learn[self.place][1], updates, unroll),
                 **company,
                 between=loops.beyond(self, turns, learn[self.place][1]),
@@ -280,6 +281,12 @@ class _Probe:
         share = max(self.experiment.sampler.num_envs // self.cores, 1)
         part = self.room(share).collect(len(unroll.action))
         return wake + crews.joining(self.parts, [part, part])
+
+    def _remembering(self, envs: int) -> dict[str, Any]:
+        """``draw`` and ``store`` of ``Costs``."""
+        if not self.replays:
+            return {}
+        return dict(zip(("draw", "store"), pieces.remembering(self.room(envs)), strict=True))
 
     def _exchange(self, learn: float, updates: float, unroll: Any) -> dict[str, float]:
         """Seconds that sharing one gradient adds to an update: of the way there, as it is; of meeting, a guess.

@@ -110,7 +110,7 @@ class Feeder:
         begin = time.perf_counter()
         slots = self._slots[actor]
         if (actor, slot) not in self._blocks:
-            self._blocks[actor, slot] = _block(slots.unrolls[slot], slots.priority(slot))
+            self._blocks[actor, slot] = block_of(slots.unrolls[slot], slots.priority(slot))
         block = self._blocks[actor, slot]
         if self._clip:
             block = replace(block, reward=np.clip(block.reward, -1.0, 1.0))
@@ -167,7 +167,7 @@ class Feeder:
         """Nothing is shared."""
 
 
-def _block(unroll: Any, priority: np.ndarray | None) -> Block:
+def block_of(unroll: Any, priority: np.ndarray | None) -> Block:
     """A slot's memory as a replay takes it: without the row after the last step, whose action is yet to come."""
 
     def rows(tree: Tree) -> Tree:
