@@ -42,6 +42,7 @@ CASES: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
     "pong-ppo": ("ALE/Pong-v5", "ppo", None, ()),
     "pong-impala": ("ALE/Pong-v5", "impala", None, ()),
     "pong-dqn": ("ALE/Pong-v5", "dqn", None, ("replay.capacity=50000",)),
+    "pong-dqn-one": ("ALE/Pong-v5", "dqn", None, ("replay.capacity=50000", "sampler.num_envs=1")),
     "cheetah-ppo": ("HalfCheetah-v5", "ppo", None, ()),
     "slow-ppo": (f"{WORLD}slow", "ppo", None, ("algorithm.unroll=32",)),
     "remote-impala": (f"{WORLD}remote", "impala", None, ()),
