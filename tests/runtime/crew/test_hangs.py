@@ -14,7 +14,7 @@ import pytest
 
 import redline
 from redline import api
-from redline.runtime.crew.board import Board, Watched
+from redline.runtime.crew.board import Board, Patience, Watched
 from redline.types import Progress, RunError
 from tests.runtime.replicas.paced import Paced
 
@@ -98,6 +98,17 @@ def test_a_thread_that_hangs_in_a_step_ends_the_run_with_one_line(folder: Path) 
         RunError, match=r"^actor-\d hangs, and a thread cannot be killed: use parallel.runtime=proc"
     ):
         train(folder, "impala", "threads")
+
+
+def test_a_role_without_environments_may_start_anew() -> None:
+    """A replay in a process of its own comes after the actors, and has no row among theirs."""
+    board = Board(2, shared=False)
+    board.region.arrays["since"][:] = 1.0
+    wait = Patience(board, 5.0)
+    wait.forget(2)
+    assert board.region.arrays["since"].all()
+    wait.forget(1)
+    assert board.region.arrays["since"].any(1).tolist() == [True, False]
 
 
 def test_whoever_steps_often_never_looks_late() -> None:

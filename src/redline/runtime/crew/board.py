@@ -90,8 +90,9 @@ class Board:
         return np.flatnonzero(late).tolist()
 
     def forget(self, role: int) -> None:
-        """A role ended, whatever its environments did."""
-        self.region.arrays["since"][role] = 0
+        """A role ended, whatever its environments did. One that has none, as a replay apart, has no row here."""
+        if role < len(self.region.arrays["since"]):
+            self.region.arrays["since"][role] = 0
 
     def close(self) -> None:
         """Give up this process's hold."""
