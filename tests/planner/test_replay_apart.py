@@ -86,7 +86,7 @@ def test_drawing_and_storing_leave_the_learner() -> None:
     one, two = (workload(option, REMEMBERS, REMEMBERS.machine) for option in (TOGETHER, APART))
     hand = REMEMBERS.hand["processes"]
     assert (one.shelves, two.shelves) == (0, SHELVES)
-    assert one.learn.core - two.learn.core == pytest.approx(REMEMBERS.draw - hand)
+    assert one.learn.core - two.learn.core == pytest.approx(REMEMBERS.draw)
     assert two.draw.core == pytest.approx(REMEMBERS.draw + 2 * hand)
     assert two.hand.core == pytest.approx(2 * hand + 50 * REMEMBERS.store)
     assert (two.step, two.act, two.paced) == (one.step, one.act, one.paced)
@@ -97,7 +97,7 @@ def test_a_learners_threads_are_all_free_of_the_drawing() -> None:
     one, two = (
         workload(replace(option, threads=2), costs, costs.machine).learn for option in (TOGETHER, APART)
     )
-    assert one.alone - two.alone == pytest.approx(costs.draw - costs.hand["processes"])
+    assert one.alone - two.alone == pytest.approx(costs.draw)
 
 
 def test_there_are_as_many_shelves_as_the_runtime_has() -> None:

@@ -197,12 +197,12 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
 def _apart(load: Workload, option: Option, costs: Costs) -> Workload:
     """The same with the replay in a process of its own: there slots are stored and batches drawn, for messages.
 
-    The learner takes a batch and gives its errors back instead of drawing. What a loop spends beside its pieces it goes
-    on spending: that is no work of the replay's. On a GPU its updates stay as they are: shared memory is not pinned.
+    The learner takes what lies ready, and a thread beside it hears of it. What a loop spends beside its pieces it goes on
+    spending: that is no work of the replay's. On a GPU its updates stay as they are: shared memory is not pinned.
     """
     hand, width = load.hand.core, load.learn.width
     # Of each of its threads: while one draws, the others wait.
-    spared = 0.0 if load.learn.gpu else costs.draw - hand
+    spared = 0.0 if load.learn.gpu else costs.draw
     stored = costs.store * option.unroll * option.environments
     return replace(
         load,
