@@ -92,6 +92,16 @@ def test_drawing_and_storing_leave_the_learner() -> None:
     assert (two.step, two.act, two.paced) == (one.step, one.act, one.paced)
 
 
+@pytest.mark.parametrize(("envs", "rounds"), [(1, 1.0), (4, 1.0), (8, 0.5)])
+def test_what_comes_with_every_round_of_a_loop_is_not_the_learners(envs: int, rounds: float) -> None:
+    """An update every fourth step: of a loop of one environment four rounds, of eight half of one."""
+    costs = replace(REMEMBERS, envs=envs)
+    plain = workload(TOGETHER, replace(costs, between=0.0), costs.machine).learn.core
+    assert workload(TOGETHER, costs, costs.machine).learn.core - plain == pytest.approx(
+        rounds * costs.between
+    )
+
+
 def test_a_learners_threads_are_all_free_of_the_drawing() -> None:
     costs = replace(REMEMBERS, learn={"cpu fp32": {1: 10e-3, 2: 6e-3}})
     one, two = (

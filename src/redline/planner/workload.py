@@ -170,8 +170,10 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
     ratio = option.ratio
     replays = option.architecture == "apex"
     if replays and ratio is not None:
-        # What a loop spends beside its pieces, this learner spends on each update.
-        learn = replace(learn, core=learn.core + costs.between * costs.batch / (ratio * costs.envs))
+        # What a loop spends beside its pieces, this learner spends on each update: of several rounds to an update once,
+        # since what comes with every round is the actor's.
+        rounds = min(costs.batch / (ratio * costs.envs), 1.0)
+        learn = replace(learn, core=learn.core + costs.between * rounds)
     load = Workload(
         cores=machine.cores,
         unroll=option.unroll,
@@ -197,8 +199,8 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
 def _apart(load: Workload, option: Option, costs: Costs) -> Workload:
     """The same with the replay in a process of its own: there slots are stored and batches drawn, for messages.
 
-    The learner takes what lies ready, and a thread beside it hears of it. What a loop spends beside its pieces it goes on
-    spending: that is no work of the replay's. On a GPU its updates stay as they are: shared memory is not pinned.
+    The learner takes what lies ready, and a thread beside it hears of it. What a loop spends beside its pieces it still
+    spends: that is no work of the replay's. On a GPU its updates stay as they are: shared memory is not pinned.
     """
     hand, width = load.hand.core, load.learn.width
     # Of each of its threads: while one draws, the others wait.
