@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -199,8 +199,10 @@ def remembering(room: Collecting) -> tuple[float, float]:
     experiment, envs = room.parts.experiment, room.count
     config, algorithm = experiment.replay, experiment.algorithm
     assert config is not None
-    replay = ShardedReplay(room.parts.spec, config, [envs], gamma=algorithm.gamma)
     length = max(SLOT // envs, 8)
+    room_for = 2 * (SLOTS + config.n_step) * length * envs
+    config = replace(config, capacity=min(config.capacity, room_for), memory_map=None)
+    replay = ShardedReplay(room.parts.spec, config, [envs], gamma=algorithm.gamma)
     stored: list[float] = []
     while len(stored) <= SLOTS or not len(replay):
         block = block_of(room.collect(length), None)
