@@ -24,7 +24,7 @@ from redline.planner.options import Plan
 from redline.recipes import family_of, find
 from redline.recipes.config import load_yaml, override, save_yaml, to_dict
 from redline.reports.html import write_report
-from redline.runs.checkpoint import best_checkpoint, load_checkpoint, load_newest
+from redline.runs.checkpoint import Loaded, best_checkpoint, load_checkpoint, load_newest
 from redline.runs.folder import RunFolder
 from redline.runs.metrics import import_wandb
 from redline.runs.provenance import provenance
@@ -242,14 +242,14 @@ def resume(
         loaded = load_newest(found.checkpoints)
         for message in loaded.messages if loaded else ():
             watch.message(message)
-        return _run(experiment, lambda _: found, watch, loaded.state if loaded else None)
+        return _run(experiment, lambda _: found, watch, loaded)
 
 
 def _run(
     experiment: Experiment,
     make_folder: Callable[[Parts], RunFolder],
     observer: Observer,
-    restored: dict[str, Any] | None,
+    restored: Loaded | None,
 ) -> Run:
     locked: list[RunFolder] = []
 

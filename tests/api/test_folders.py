@@ -13,6 +13,7 @@ import pytest
 
 import redline
 from redline import api
+from redline.learners.learner import Learner
 from redline.reports.load import newest_video
 from redline.runs.folder import RunFolder
 from redline.types import Progress, RunError, UserError
@@ -127,3 +128,71 @@ def test_a_film_that_is_broken_off_leaves_none(tmp_path: Path, monkeypatch: pyte
         redline.record(run, most=3)
     assert broken_off == [None]
     assert files(run.path / "videos") == []
+
+
+def change(run: redline.Run, old: str, new: str) -> None:
+    """Change a run's config.yaml by hand."""
+    path = run.path / "config.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), KeyError("cue"), ValueError()])
+def test_what_goes_wrong_while_a_checkpoint_is_loaded_is_called_by_its_name(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tmp_path)
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Learner, "load_state", fail)
+    with pytest.raises(RunError) as caught:
+        redline.resume(run, steps=96)
+    what = {
+        RuntimeError: "RuntimeError: out of memory",
+        KeyError: "KeyError: 'cue'",
+        ValueError: "ValueError",
+    }
+    path = run.path / "checkpoints" / "00001-step-64"
+    assert str(caught.value) == f"cannot go on from the checkpoint {path}: {what[type(error)]}"
+
+
+TOGETHER = "architecture: synchronous\n  runtime: in_process"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "old", "new", "line"),
+    [
+        ("ppo", TINY, "groups: 1", "groups: 2", r"actors with 1 groups .* for 2: set sampler\.groups=1"),
+        ("ppo", TINY, "shards: 1", "shards: 2", r"of 1 actors, .* for 2: set sampler\.shards=1"),
+        (
+            "dqn",
+            [],
+            TOGETHER,
+            "architecture: apex\n  runtime: threads",
+            r"no actors, pace, .* architecture apex",
+        ),
+        ("apex", [], "copies: 2", "copies: 1", r"of 2 actors, .* for 1: set parallel\.copies=2"),
+        (
+            "ppo",
+            TINY,
+            "normalize_observation: false",
+            "normalize_observation: true",
+            r"no observer\.norm.*mean",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_told_by_what(
+    recipe: str, overrides: list[str], old: str, new: str, line: str, tmp_path: Path
+) -> None:
+    more = {
+        "dqn": ["algorithm.learning_starts=32"],
+        "apex": ["parallel.copies=2", "parallel.runtime=threads"],
+    }
+    settings = ["run.tensorboard=false", "sampler.num_envs=2", "sampler.shards=1", *overrides]
+    settings += more.get(recipe, [])
+    run = redline.train("CartPole-v1", recipe, steps=64, folder=str(tmp_path), overrides=settings)
+    change(run, old, new)
+    with pytest.raises(RunError, match=line):
+        redline.resume(run, steps=96)

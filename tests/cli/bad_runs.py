@@ -137,7 +137,15 @@ RUNS: list[Case] = [
     Case(
         "run resumed with normalised observations",
         f"resume {RUN} --steps 96",
-        r"redline: the checkpoint does not fit config.yaml: config.yaml was changed, or .*",
+        r"redline: the checkpoint has no observer.*mean, which the network of its config.yaml keeps: .*",
+        1,
+        _config(lambda text: text.replace("normalize_observation: false", "normalize_observation: true")),
+        needs_run=True,
+    ),
+    Case(
+        "run judged with normalised observations",
+        f"eval {RUN}",
+        r"redline: the checkpoint has no observer.*mean, which the network of its config.yaml keeps: .*",
         1,
         _config(lambda text: text.replace("normalize_observation: false", "normalize_observation: true")),
         needs_run=True,

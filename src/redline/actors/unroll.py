@@ -18,7 +18,18 @@ from torch import Tensor
 
 from redline.networks.acting import chooser
 from redline.runs.rng import go_on_from
-from redline.types import ActInput, Environment, Episode, Interruption, Spec, Step, Tree, Unroll, tree_map
+from redline.types import (
+    ActInput,
+    Environment,
+    Episode,
+    Interruption,
+    RunError,
+    Spec,
+    Step,
+    Tree,
+    Unroll,
+    tree_map,
+)
 
 Clock = dict[str, float]  # seconds spent in "stepping" and "acting"
 
@@ -329,6 +340,11 @@ class Actor:
         """Go back to a saved state. False where the environments had to start new episodes instead."""
         if not go_on_from(self.generator, state["generator"]):
             return False
+        if (count := len(state["groups"])) != len(self.groups):
+            raise RunError(
+                f"the checkpoint is of actors with {count} groups of environments each, "
+                f"config.yaml asks for {len(self.groups)}: set sampler.groups={count}"
+            )
         exact = True
         for group, saved in zip(self.groups, state["groups"], strict=True):
             if saved["environment"] is None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from redline.learners import optimizers
 from redline.learners.config import LearnerConfig
 from redline.learners.exchange import Alone, Exchange, clip_scale
+from redline.learners.fitting import CHANGED
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing, can_be_recorded
 from redline.learners.rewards import RewardTransform
@@ -332,7 +333,7 @@ def _check_statistics(config: LearnerConfig, saved: list[dict[str, Any]]) -> Non
     if kept and kept != set(needed):
         raise RunError(
             f"the checkpoint keeps {', '.join(sorted(kept))}, learner.optimizer={config.optimizer} needs "
-            f"{', '.join(needed) or 'nothing'}: config.yaml was changed, or the checkpoint is of another run"
+            f"{', '.join(needed) or 'nothing'}: {CHANGED}"
         )
 
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -118,6 +118,8 @@ def _oldest(unroll: Unroll) -> np.ndarray:
 
 class ActorLearnerLoop:
     """The learner's side. ``iterate`` learns from one batch."""
+
+    needs: ClassVar[tuple[str, ...]] = ("actors", "lags")
 
     def __init__(
         self,

@@ -10,13 +10,13 @@ import torch
 
 from redline import environments, networks
 from redline.environments.spaces import MASK, ActionAdapter, presented
+from redline.learners.fitting import check_network
 from redline.learners.flat import flatten_parameters
 from redline.runtime.experiment import Experiment, make_algorithm
 from redline.types import (
     ActInput,
     Environment,
     Episode,
-    RunError,
     Step,
     Tree,
     UserError,
@@ -93,17 +93,6 @@ def evaluate(
     return finished
 
 
-def fitting_weights(state: dict[str, Any], flat: torch.Tensor) -> torch.Tensor:
-    """The weights of a run's ``state``; RunError where a network whose weights are ``flat`` has others."""
-    weights: torch.Tensor = state["learner"]["weights"]
-    if weights.shape != flat.shape:
-        raise RunError(
-            f"the checkpoint has {weights.numel()} weights, the network of its config.yaml {flat.numel()}: "
-            "config.yaml was changed, or the checkpoint is of another run"
-        )
-    return weights
-
-
 class Policy:
     """A trained policy: ``act`` for one observation or a batch of them. Loaded on the CPU in f32."""
 
@@ -113,7 +102,8 @@ class Policy:
         self.algorithm: Any = make_algorithm(experiment, self.spec)
         network = networks.build(self.spec, experiment.network, self.algorithm.network_kind)
         flat = flatten_parameters(network)
-        flat.copy_(fitting_weights(state, flat))
+        check_network(state["learner"], flat, network)
+        flat.copy_(state["learner"]["weights"])
         for name, buffer in network.named_buffers():
             buffer.copy_(state["learner"]["buffers"][name])
         self.network = network.requires_grad_(False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from redline.runtime.crew.board import total
 from redline.runtime.experiment import unroll_replay
 from redline.runtime.parts import Parts
 from redline.runtime.plan import first_seed
-from redline.types import Episode, Gauges, Metrics, ReplayBatch, tree_map
+from redline.types import Episode, Gauges, Metrics, ReplayBatch, RunError, tree_map
 
 Stop = Callable[[], bool]
 CHUNK = 256  # agent steps of one iteration of the replay loop
@@ -30,6 +30,8 @@ CHUNK = 256  # agent steps of one iteration of the replay loop
 
 class Loop(Protocol):
     """What a run drives: it collects and learns, and counts nothing but its own seconds."""
+
+    needs: ClassVar[tuple[str, ...]]  # entries without which ``load_state`` cannot do; others may be missing
 
     @property
     def clock(self) -> dict[str, float]:
@@ -96,6 +98,8 @@ class Remembers(Protocol):
 
 class UnrollLoop:
     """On-policy: all shards collect side by side, then the algorithm learns from the unroll. Lag is zero."""
+
+    needs: ClassVar[tuple[str, ...]] = ("actors",)
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -181,10 +185,13 @@ class UnrollLoop:
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress, or unrolls kept to be learned from again, could not be."""
+        if (saved := len(state["actors"])) != len(self.actors):
+            raise RunError(
+                f"the checkpoint is of {saved} actors, config.yaml asks for {len(self.actors)}: "
+                f"set sampler.shards={saved}"
+            )
         whole = self.mixer.load_state(state.get("unrolls"))
-        restored = [
-            actor.load_state(saved) for actor, saved in zip(self.actors, state["actors"], strict=True)
-        ]
+        restored = [actor.load_state(told) for actor, told in zip(self.actors, state["actors"], strict=True)]
         return whole and all(restored)
 
     def close(self) -> None:
@@ -195,6 +202,8 @@ class UnrollLoop:
 
 class ReplayLoop:
     """Off-policy: the learner updates from replay while the environments step."""
+
+    needs: ClassVar[tuple[str, ...]] = ("actor", "replay", "last")
 
     def __init__(self, parts: Parts, replay: Remembers | None = None) -> None:
         """replay: one that is shared with other loops; None: make one."""

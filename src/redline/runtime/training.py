@@ -7,18 +7,20 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from redline.runs.checkpoint import save_checkpoint
+from redline.learners.fitting import CHANGED, check_learner
+from redline.runs.checkpoint import Loaded, save_checkpoint
+from redline.runs.counters import RECENT, Counters
 from redline.runs.folder import RunFolder
 from redline.runs.metrics import MetricsWriter
 from redline.runs.rng import global_rng_state, load_global_rng_state
 from redline.runtime.crew.evaluating import Evaluator
 from redline.runtime.crew.shares import Shares, shares_of
-from redline.runtime.evaluate import evaluate, fitting_weights
+from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.interrupt import InterruptRequest
@@ -27,56 +29,14 @@ from redline.runtime.parts import Parts, assemble, rules
 from redline.runtime.planning.expected import expectation
 from redline.runtime.pool import one_thread_each
 from redline.secret import without_secrets
-from redline.types import Expected, Interruption, Metrics, Observer, Progress, RunError
+from redline.types import Expected, Interruption, Metrics, Observer, Progress, RunError, UserError
 
-RECENT = 100  # episodes whose mean return is reported
 SAVE_EVERY = 60.0  # seconds between checkpoints, unless the run counts them in steps
 BEST_COST = 0.01  # share of the time that checkpoints of a new best may take, where there is one a minute
-FEWEST = 20  # episodes whose mean return can be the best
 SHOW_EVERY = 0.5  # seconds between calls of the observer
 WINDOW = 8.0  # seconds over which rates are measured
 EVALUATION_SEED = 1_000_000  # added to the run's, so that evaluation plays other episodes than training
 LAST_EVALUATION = 30.0  # seconds that the end of a run waits for an evaluation in progress
-
-
-@dataclass
-class Counters:
-    """What has been done so far; saved in every checkpoint."""
-
-    steps: int = 0  # agent steps
-    episodes: int = 0
-    best: float = -float("inf")  # mean return of ``RECENT`` episodes at the checkpoint that is kept as best
-    elapsed: float = 0.0  # seconds, over all processes that took part in the run
-    returns: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
-
-    def at_best(self) -> bool:
-        """Whether a checkpoint written now would be the best of the run."""
-        return len(self.returns) >= FEWEST and float(np.mean(self.returns)) > self.best
-
-    def state(self) -> dict[str, Any]:
-        """Plain values."""
-        best = None if self.best == -float("inf") else self.best
-        counts = {"steps": self.steps, "episodes": self.episodes, "best": best, "elapsed": self.elapsed}
-        return counts | {"returns": list(self.returns), "lengths": list(self.lengths)}
-
-    def metrics(self) -> dict[str, float]:
-        """Of the last episodes; nothing before the first has ended."""
-        if not self.returns:
-            return {}
-        returns = np.asarray(self.returns)
-        spread = {"mean": returns.mean(), "min": returns.min(), "max": returns.max()}
-        lengths = {"length/mean": float(np.mean(self.lengths))}
-        return {f"return/{name}": value for name, value in spread.items()} | lengths
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> Counters:
-        """The counters that ``state`` gave."""
-        best = -float("inf") if state["best"] is None else state["best"]
-        made = cls(state["steps"], state["episodes"], best, state["elapsed"])
-        made.returns.extend(state["returns"])
-        made.lengths.extend(state["lengths"])
-        return made
 
 
 class Training:
@@ -88,7 +48,7 @@ class Training:
         loop: Loop,
         folder: RunFolder,
         observer: Observer,
-        restored: dict[str, Any] | None = None,
+        restored: Loaded | None = None,
     ) -> None:
         self.parts, self.folder, self.observer = parts, folder, observer
         self.config = parts.experiment.run
@@ -96,19 +56,14 @@ class Training:
         self.interrupt = InterruptRequest()
         self.metrics: Metrics = {}
         self.loop = loop
-        self.writer = MetricsWriter(
-            folder.path,
-            tensorboard=self.config.tensorboard,
-            wandb=self.config.wandb,
-            config=without_secrets(json.loads(json.dumps(asdict(parts.experiment), default=str))),
-        )
+        self.exact = True
+        self.writer = _writer(folder, parts.experiment)
         beside = self.config.evaluate_every > 0 and parts.experiment.parallel.runtime != "in_process"
         self.evaluator = Evaluator(parts, self.config.seed + EVALUATION_SEED) if beside else None
-        self.exact = True
         if restored is not None:
             self._restore(restored)
-        else:  # what a run that was killed before its first checkpoint wrote is written again
-            self.writer.truncate_after(-1)
+        # What a run that was killed before its first checkpoint wrote is written again.
+        self.writer.truncate_after(-1 if restored is None else self.counters.steps)
         self._began, self._lately = time.perf_counter(), Shares()
         self._before = self.counters.elapsed
         self._saved, self._save_seconds = self._began, 0.0  # when, and how long the last checkpoint took
@@ -117,15 +72,16 @@ class Training:
         self._shown = 0.0
         self.expected: Expected | None = None
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        fitting_weights(state, self.parts.learner.flat)
-        with _fitting():
-            self.parts.learner.load_state(state["learner"])
+    def _restore(self, loaded: Loaded) -> None:
+        state, learner = loaded.state, self.parts.learner
+        with _restoring(loaded):
+            check_learner(state["learner"], learner)
+            _check_loop(state["loop"], self.loop.needs, self.parts.experiment)
+            learner.load_state(state["learner"])
             self.exact = self.loop.load_state(state["loop"])
-        self.counters = Counters.of(state["counters"])
-        self.metrics = dict(state["metrics"])
-        load_global_rng_state(state["random"])
-        self.writer.truncate_after(self.counters.steps)
+            self.counters = Counters.of(state["counters"])
+            self.metrics = dict(state["metrics"])
+            load_global_rng_state(state["random"])
 
     def state(self) -> dict[str, Any]:
         """Everything that the run needs to go on."""
@@ -331,14 +287,30 @@ class Training:
 
 
 @contextlib.contextmanager
-def _fitting() -> Iterator[None]:
-    """Says in one line that a state is not of this experiment, where loading it fails for want of a part or a shape."""
+def _restoring(loaded: Loaded) -> Iterator[None]:
+    """Whatever goes wrong meanwhile is told in one line, as what it is and with the checkpoint's path."""
     try:
         yield
-    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (UserError, Interruption):  # lines of their own
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        raise RunError(f"cannot go on from the checkpoint {loaded.path}: {what}") from error
+
+
+def _check_loop(saved: dict[str, Any], needs: tuple[str, ...], experiment: Experiment) -> None:
+    missing = [name for name in needs if name not in saved]
+    if missing:
         raise RunError(
-            "the checkpoint does not fit config.yaml: config.yaml was changed, or the checkpoint is of another run"
-        ) from error
+            f"the checkpoint has no {', '.join(missing)}, which architecture {experiment.parallel.architecture} of its "
+            f"config.yaml goes on from: {CHANGED}"
+        )
+
+
+def _writer(folder: RunFolder, experiment: Experiment) -> MetricsWriter:
+    config = without_secrets(json.loads(json.dumps(asdict(experiment), default=str)))
+    run = experiment.run
+    return MetricsWriter(folder.path, tensorboard=run.tensorboard, wandb=run.wandb, config=config)
 
 
 def _with_rest(shares: dict[str, float]) -> dict[str, float]:
@@ -354,7 +326,7 @@ def train(
     experiment: Experiment,
     open_folder: Callable[[Parts], RunFolder],
     observer: Observer,
-    restored: dict[str, Any] | None = None,
+    restored: Loaded | None = None,
 ) -> Training:
     """Assemble, open the run's folder (only now, when nothing is left to refuse), train.
 

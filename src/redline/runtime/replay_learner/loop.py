@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from redline.runtime.replay_learner.feeder import Feeder
 from redline.runtime.replay_learner.intake import PATIENCE, Intake
 from redline.runtime.replay_learner.job import Numbers, ReplayJob, Shelves
 from redline.runtime.replay_learner.pace import Pace
-from redline.types import Episode, Gauges, Interruption, Metrics, ReplayBatch, tree_leaves
+from redline.types import Episode, Gauges, Interruption, Metrics, ReplayBatch, RunError, tree_leaves
 
 SLICE = 0.1  # seconds of one iteration, so that the run may be shown, saved and stopped
 LARGE_BATCH = (
@@ -39,6 +39,8 @@ LARGE_BATCH = (
 
 class ReplayLearnerLoop:
     """The learner's side, and the replay's. ``iterate`` collects and learns for a while."""
+
+    needs: ClassVar[tuple[str, ...]] = ("actors", "replay", "pace", "uncounted", "last", "lags")
 
     def __init__(self, parts: Parts, architecture: Architecture) -> None:
         self.parts, self.architecture = parts, architecture
@@ -202,13 +204,18 @@ class ReplayLearnerLoop:
 
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress or the replay could not be."""
+        if (saved := len(state["actors"])) != len(self.muster.slots):
+            raise RunError(
+                f"the checkpoint is of {saved} actors, config.yaml asks for {len(self.muster.slots)}: "
+                f"set parallel.copies={saved}"
+            )
         self.last, self._ahead = dict(state["last"]), None
         self._uncounted = int(state["uncounted"])
         self.feeder.lags.load_state(state["lags"])
         self.muster.weights.publish(self._publication.views(), self.parts.learner.version)
         restored = [
-            saved is not None and bool(self.muster.crew.ask(actor, "load_state", saved, timeout=START))
-            for actor, saved in enumerate(state["actors"])
+            told is not None and bool(self.muster.crew.ask(actor, "load_state", told, timeout=START))
+            for actor, told in enumerate(state["actors"])
         ]
         self.pace.load_state(state["pace"])
         if state["replay"] is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from redline.architectures.model import Architecture
 from redline.runtime import in_process
@@ -35,6 +35,8 @@ PATIENCE = 0.05  # seconds between looks at whether the run shall stop
 
 class SynchronousLoop:
     """Copy 0, and the others beside it. ``iterate`` is one iteration of all."""
+
+    needs: ClassVar[tuple[str, ...]] = ("copies", "taken")
 
     def __init__(self, parts: Parts, architecture: Architecture) -> None:
         self.parts = parts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ START = 120.0  # seconds for copies to start and take a saved state
 
 class ReplicaLoop:
     """Copies side by side, each with its share of the environments; ``iterate`` looks at what they have done."""
+
+    needs: ClassVar[tuple[str, ...]] = ("copies", "central", "taken", "uncounted", "target")
 
     def __init__(self, parts: Parts, architecture: Architecture) -> None:
         self.parts = parts
