@@ -256,12 +256,10 @@ def _run(
     def open_folder(parts: Parts) -> RunFolder:
         folder = make_folder(parts)
         locked.append(folder)
-        folder.lock()
-        _write_config(folder, parts)
-        return folder
+        return folder.lock()
 
     try:
-        done = training.train(experiment, open_folder, observer, restored)
+        done = training.train(experiment, open_folder, _write_config, observer, restored)
         write_report(done.folder.path)
     finally:
         for folder in locked:

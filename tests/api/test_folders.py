@@ -16,6 +16,7 @@ from redline import api
 from redline.learners.learner import Learner
 from redline.reports.load import newest_video
 from redline.runs.folder import RunFolder
+from redline.runtime.in_process import UnrollLoop
 from redline.types import Progress, RunError, UserError
 from tests.environments.samples import Counter
 
@@ -135,6 +136,44 @@ def change(run: redline.Run, old: str, new: str) -> None:
     path = run.path / "config.yaml"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
+
+
+def written(run: redline.Run) -> dict[str, str]:
+    """What a resume writes before its first checkpoint."""
+    return {name: (run.path / name).read_text() for name in ("config.yaml", "plan.json", "metrics.jsonl")}
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_resume_that_fails_leaves_the_run_as_it_was(
+    changed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tmp_path)
+    if changed:  # a network that does not fit is found before anything is loaded
+        change(run, "hidden: [64, 64]", "hidden: [32]")
+    else:
+        monkeypatch.setattr(UnrollLoop, "load_state", lambda *_: 1 / 0)
+    (run.path / "plan.json").write_text("the plan of before")
+    before = written(run)
+    with pytest.raises(RunError):
+        redline.resume(run, steps=96)
+    assert written(run) == before
+    RunFolder(run.path).lock().unlock()
+
+
+def test_a_config_is_written_once_the_run_has_been_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, load = train(tmp_path), UnrollLoop.load_state
+    seen = []
+
+    def look(loop: Any, state: Any) -> bool:
+        seen.append("steps: 64" in (run.path / "config.yaml").read_text())
+        return load(loop, state)
+
+    monkeypatch.setattr(UnrollLoop, "load_state", look)
+    redline.resume(run, steps=96)
+    assert seen == [True]
+    assert "steps: 96" in (run.path / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), KeyError("cue"), ValueError()])

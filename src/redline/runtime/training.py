@@ -57,13 +57,15 @@ class Training:
         self.metrics: Metrics = {}
         self.loop = loop
         self.exact = True
-        self.writer = _writer(folder, parts.experiment)
-        beside = self.config.evaluate_every > 0 and parts.experiment.parallel.runtime != "in_process"
-        self.evaluator = Evaluator(parts, self.config.seed + EVALUATION_SEED) if beside else None
-        if restored is not None:
+        if restored is not None:  # before anything is written: a resume that fails leaves the run as it was
             self._restore(restored)
+        self.writer = _writer(folder, parts.experiment)
         # What a run that was killed before its first checkpoint wrote is written again.
         self.writer.truncate_after(-1 if restored is None else self.counters.steps)
+        beside = self.config.evaluate_every > 0 and parts.experiment.parallel.runtime != "in_process"
+        self.evaluator = Evaluator(parts, self.config.seed + EVALUATION_SEED) if beside else None
+        if restored is not None:  # again: what was made since may have drawn from them
+            load_global_rng_state(restored.state["random"])
         self._began, self._lately = time.perf_counter(), Shares()
         self._before = self.counters.elapsed
         self._saved, self._save_seconds = self._began, 0.0  # when, and how long the last checkpoint took
@@ -325,10 +327,11 @@ def _expected(experiment: Experiment) -> Expected | None:
 def train(
     experiment: Experiment,
     open_folder: Callable[[Parts], RunFolder],
+    write_config: Callable[[RunFolder, Parts], None],
     observer: Observer,
     restored: Loaded | None = None,
 ) -> Training:
-    """Assemble, open the run's folder (only now, when nothing is left to refuse), train.
+    """Assemble, open the run's folder (only now, when nothing is left to refuse), restore, write the config, train.
 
     The returned training is closed and holds counters and parts.
     """
@@ -339,7 +342,7 @@ def train(
         ):  # planned for fewer steps than before, the replay would not hold what was saved
             parts.experiment = replace(parts.experiment, replay=experiment.replay)
         training: Training | None = None
-        reason = "failed"
+        reason = ""
         try:
             loop = make_loop(parts)
             try:
@@ -348,7 +351,9 @@ def train(
             except BaseException:
                 loop.close()
                 raise
+            write_config(folder, parts)  # only now: where the restoring failed, the old one stays
             training.expected = _expected(parts.experiment)
+            reason = "failed"
             observer.start(folder.name, str(folder.path), rules(parts))
             if not training.exact:
                 observer.message(
@@ -358,6 +363,7 @@ def train(
             return training
         finally:
             if training is not None:
-                observer.stop(reason)
+                if reason:
+                    observer.stop(reason)
                 training.close()
             parts.close()
