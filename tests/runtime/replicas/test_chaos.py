@@ -3,10 +3,14 @@ every role at random.)"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from redline.runtime.parts import assemble
 from redline.runtime.pool import one_thread_each
 from redline.runtime.replicas.locks import Locks
 from tests.leaks import eventually
+from tests.runtime.chaos import alive, descendants
 
 COMMON = ["learner.precision=fp32", "parallel.runtime=processes", "parallel.copies=2", "run.steps=1000000000"]
 
@@ -180,3 +185,45 @@ def test_a_lock_is_free_again_when_its_holder_is_killed() -> None:
         holder.join()
         holder.close()
         locks.close()
+
+
+MEETS = """
+import sys
+import redline
+if __name__ == "__main__":
+    numbers = ["run.tensorboard=false", "run.log_every=64", "learner.precision=fp32", "parallel.copies=2"]
+    numbers += ["parallel.architecture=accel_sync", "parallel.runtime=processes", "parallel.collective=torch"]
+    redline.train("CartPole-v1", "a2c", steps=10**9, folder=sys.argv[1], name="killed", overrides=numbers)
+"""
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses, as Linux writes them, at which a process waits for connections."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.add(os.readlink(descriptor))
+    tables = [Path(f"/proc/net/{kind}").read_text() for kind in ("tcp", "tcp6")]
+    rows = [row.split() for table in tables for row in table.splitlines()]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in found}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks into /proc")
+def test_copies_that_meet_in_torch_leave_nothing_behind_and_are_not_seen_from_outside(tmp_path: Path) -> None:
+    script, temporary = tmp_path / "script.py", tmp_path / "temporary"
+    script.write_text(MEETS)
+    temporary.mkdir()
+    words = [sys.executable, str(script), str(tmp_path)]
+    with subprocess.Popen(words, env=os.environ | {"TMPDIR": str(temporary)}) as main:
+        try:
+            metrics = tmp_path / "killed" / "metrics.jsonl"
+            assert eventually(lambda: metrics.exists() and metrics.stat().st_size > 0, 60)
+            roles = descendants(main.pid)
+            assert set.union(*map(listening, [main.pid, *roles])) == {"0100007F"}
+        finally:
+            main.kill()
+    assert roles
+    assert eventually(lambda: not any(alive(pid) for pid in roles), 20), "orphans"
+    left = [path.name for path in temporary.iterdir()]
+    assert [name for name in left if not name.startswith("torchinductor")] == []  # torch's cache of kernels

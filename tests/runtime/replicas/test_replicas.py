@@ -416,7 +416,7 @@ def test_a_copy_meets_the_others_with_the_device_of_its_own_learner(monkeypatch:
     """NCCL refuses copies that come with the same device, and what the run asks for is the same for all."""
     experiment = api.make_experiment("CartPole-v1", "a2c", overrides=on("accel_sync", 2, collective="torch"))
     experiment = replace(experiment, learner=replace(experiment.learner, device="cuda"))
-    copy = ReplicaJob("replica-1", 1, experiment, None, Memory(2, 0, shared=False), folder="nowhere")  # type: ignore[arg-type]
+    copy = ReplicaJob("replica-1", 1, experiment, None, Memory(2, 0, shared=False), meeting=1)  # type: ignore[arg-type]
     learner = SimpleNamespace(device=torch.device("cuda:1"), share=lambda exchange: None)
     part = SimpleNamespace(learner=learner, close=lambda: None)
     monkeypatch.setattr(job, "share_parts", lambda *_, **__: part)

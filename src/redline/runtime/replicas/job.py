@@ -52,7 +52,7 @@ def load_copy_state(parts: Parts, loop: Loop, state: dict[str, Any]) -> bool:
 @dataclass
 class ReplicaJob:
     """What one copy needs to know. Its architecture brings ``locks``, a ``post`` and perhaps a ``desk``, ``rows`` or a
-    ``folder``."""
+    ``meeting``."""
 
     name: str
     role: int
@@ -63,7 +63,7 @@ class ReplicaJob:
     post: Post | None = None
     desk: Desk | None = None
     rows: Rows | None = None
-    folder: str | None = None  # where the copies of a torch process group find each other
+    meeting: int | None = None  # port of the place where the copies of a torch process group find each other
     reducer: SharedReducer | TorchReducer | None = field(default=None, init=False)
 
     def run(self, port: Port) -> None:
@@ -138,8 +138,8 @@ class ReplicaJob:
         if self.rows is not None:
             self.reducer = SharedReducer(self.rows, self.role, give_up)
         else:
-            assert self.folder is not None
-            self.reducer = TorchReducer(self.folder, self.role, self.experiment.parallel.copies, device)
+            assert self.meeting is not None
+            self.reducer = TorchReducer(self.meeting, self.role, self.experiment.parallel.copies, device)
         return self.reducer
 
     def _close_reducer(self) -> None:

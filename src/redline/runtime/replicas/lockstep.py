@@ -8,8 +8,6 @@ an update that one of them does not make would leave the others waiting for ever
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from typing import Any, ClassVar
 
@@ -24,7 +22,7 @@ from redline.runtime.in_process import Loop, Stop
 from redline.runtime.parts import Parts
 from redline.runtime.replicas.job import ReplicaJob, copy_state, load_copy_state
 from redline.runtime.replicas.memory import Memory
-from redline.runtime.replicas.reducers import Abandoned, Rows
+from redline.runtime.replicas.reducers import Abandoned, MeetingPlace, Rows
 from redline.runtime.replicas.share import check_shares, share_parts
 from redline.types import Episode, Gauges, Interruption, Metrics, RunError
 
@@ -50,9 +48,9 @@ class SynchronousLoop:
             experiment, parts.spec, 0, learns_from=lambda: memory.learns_from, learner=learner
         )
         self.rows: Rows | None = None
-        self.folder: str | None = None
+        self.place: MeetingPlace | None = None
         if parallel.collective == "torch":
-            self.folder = tempfile.mkdtemp(prefix="redline-")
+            self.place = MeetingPlace()
         else:
             statistics = sum(buffer.numel() for buffer in learner.network.buffers())
             self.rows = Rows(
@@ -66,7 +64,7 @@ class SynchronousLoop:
                 parts.spec,
                 self.memory,
                 rows=self.rows,
-                folder=self.folder,
+                meeting=None if self.place is None else self.place.port,
             )
             for role in range(self.copies)
         ]
@@ -255,8 +253,8 @@ class SynchronousLoop:
         self.memory.close()
         if self.rows is not None:
             self.rows.close()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.place is not None:
+            self.place.close()
 
 
 def _window(experiment: Experiment) -> int:

@@ -6,10 +6,11 @@ torch has a faster way, torch.distributed does it (gloo over the loopback interf
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from redline.types import Interruption
 SPINS = 200  # looks at once before the first nap
 NAP = 5e-5  # seconds between looks
 LOOK = 0.01  # seconds between questions whether to give up
-TIMEOUT = 60.0  # seconds that torch.distributed waits for a copy
+TIMEOUT = timedelta(seconds=60.0)  # for which torch.distributed waits for a copy
+HOST = "127.0.0.1"  # the loopback interface: nothing here is for other machines to see
 
 
 class Abandoned(Interruption):
@@ -87,27 +89,59 @@ class SharedReducer:
         """Nothing is held."""
 
 
+class MeetingPlace:
+    """Where the copies of a torch process group find each other: a store in the memory of the main process.
+
+    It goes with that process, however it ends, which a file would not.
+    """
+
+    def __init__(self) -> None:
+        from torch import distributed
+
+        # Left to itself torch listens on every interface of the machine, whatever host it is told.
+        with socket.socket() as listener:
+            listener.bind((HOST, 0))
+            self.port: int = listener.getsockname()[1]
+            self._store: Any = distributed.TCPStore(
+                HOST,
+                self.port,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=TIMEOUT,
+                master_listen_fd=listener.detach(),
+            )
+
+    def close(self) -> None:
+        """Nobody can meet here any more. Safe to call twice."""
+        self._store = None
+
+
 class TorchReducer:
-    """One copy's end of a torch process group that meets through a file and talks over the loopback interface.
+    """One copy's end of a torch process group that meets at ``MeetingPlace`` and talks over the loopback interface.
 
     The group is this object's own: torch's global default group is left alone.
     """
 
-    def __init__(self, folder: str, role: int, copies: int, device: torch.device) -> None:
-        """folder: where the copies find each other; a new file for each generation of the group."""
-        self.folder, self.role, self.copies, self.device = folder, role, copies, device
+    def __init__(self, port: int, role: int, copies: int, device: torch.device) -> None:
+        """port: of the meeting place."""
+        self.port, self.role, self.copies, self.device = port, role, copies, device
         self._group: Any = None
         self._generation = 0
 
     def _make(self) -> Any:
         from torch import distributed
 
-        store = distributed.FileStore(str(Path(self.folder) / f"group-{self._generation}"), self.copies)
+        if self._nccl:  # unless the user knows better; its own choice is any interface but this one
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        place = distributed.TCPStore(
+            HOST, self.port, is_master=False, wait_for_workers=False, timeout=TIMEOUT
+        )
+        store = distributed.PrefixStore(f"group-{self._generation}", place)
         kind: Any = distributed.ProcessGroupNCCL if self._nccl else distributed.ProcessGroupGloo
         options = kind.Options() if self._nccl else kind._Options()
-        options._timeout = timedelta(seconds=TIMEOUT)
+        options._timeout = TIMEOUT
         if not self._nccl:
-            options._devices = [kind.create_device(hostname="127.0.0.1")]
+            options._devices = [kind.create_device(hostname=HOST)]
         return kind(store, self.role, self.copies, options)
 
     @property
