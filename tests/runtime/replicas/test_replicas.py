@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 
 import redline
 from redline import api
+from redline.learners.exchanges.parameter_server import Shard, ToServers
 from redline.replay import Replay
 from redline.runs.checkpoint import load_newest
 from redline.runtime.launch import make_loop
@@ -237,6 +239,51 @@ def test_steps_taken_on_the_way_to_rest_count_after_a_restart() -> None:
         finally:
             loop.close()
             parts.close()
+
+
+@pytest.mark.parametrize(("servers", "then"), [(1, 3), (3, 1), (2, 2)])
+def test_another_number_of_servers_goes_on_where_those_before_stopped(
+    servers: int, then: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every slice at its weights' version, every bundle at its own count of steps, with everyone's target network."""
+    numbers = ["algorithm.learning_starts=64", "replay.capacity=4000", "sampler.num_envs=2"]
+    learned: dict[int, torch.Tensor] = {}
+    staleness: list[int | None] = []
+    pull, apply = ToServers.pull, Shard.apply
+
+    def look(exchange: ToServers, learner: Any) -> None:
+        pull(exchange, learner)
+        learned.setdefault(id(exchange), learner._target.clone())
+
+    def count(shard: Shard, *gradient: Any) -> int | None:
+        staleness.append(apply(shard, *gradient))
+        return staleness[-1]
+
+    with one_thread_each():
+        loop, parts = make("dqn", [*on("gorila", 2, servers=servers, target_every=50), *numbers])
+        try:
+            go(loop, lambda: loop.updates > 60)
+            state, learner = copy.deepcopy((loop.state(), parts.learner.state()))
+        finally:
+            loop.close()
+            parts.close()
+        if servers == then:  # as if the second had thrown away what made the first refresh its target
+            state["target"] = [50, 0]
+        # None of these servers refreshes it again.
+        loop, parts = make("dqn", [*on("gorila", 2, servers=then, target_every=10**9), *numbers])
+        try:
+            parts.learner.load_state(learner)
+            assert loop.load_state(state)
+            assert loop.central.updates.tolist() == [max(state["central"]["updates"])] * then
+            assert loop.memory.board.taken[:2].tolist() == state["taken"][:2]
+            monkeypatch.setattr(ToServers, "pull", look)
+            monkeypatch.setattr(Shard, "apply", count)
+            go(loop, lambda: len(learned) == 2 and len(staleness) > 20)
+        finally:
+            loop.close()
+            parts.close()
+    assert all(torch.equal(target, state["central"]["target"]) for target in learned.values())
+    assert min(each for each in staleness if each is not None) >= 0
 
 
 def test_lockstep_resumes_where_it_stopped_bit_for_bit(tmp_path: Path) -> None:

@@ -83,14 +83,21 @@ class Central:
             "lags": self.lags.tolist(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to a state that ``state`` gave; another number of writers keeps the sums, shared out."""
+    def load_state(self, state: dict[str, Any], *, sliced: bool = False) -> None:
+        """Go back to a state that ``state`` gave, of whatever number of writers.
+
+        sliced: writers have a slice of the weights each, and a gradient counts with all of them. Otherwise it counts
+        with one, and another number of writers shares the sum out.
+        """
         for name, tensor in self.statistics.items():
             tensor.copy_(state["statistics"][name])
         self.target.copy_(state["target"])
         self.target_steps[0] = state.get("target_steps", 0)  # older checkpoints have no such entry
         if len(state["updates"]) == len(self.updates):
             self.updates[:], self.lags[:] = state["updates"], state["lags"]
+        elif sliced:  # a slice goes on at the version that its weights had: Adam corrects for it, too
+            self.updates[:] = max(state["updates"])
+            self.lags[:] = state["lags"][int(np.argmax(state["updates"]))]
         else:
             total, writers = sum(state["updates"]), len(self.updates)
             ends = [total * writer // writers for writer in range(writers + 1)]

@@ -120,7 +120,7 @@ class ToServers:
         self.sent = self.outliers = 0
         size = max(server.slice.stop for server in self.servers)
         self.gradient, self._fresh = torch.zeros(size), torch.zeros(size)  # f32[P] on the host
-        self._target = 0
+        self._target = -1  # the newest multiple of N updates whose target network this learner has
 
     def pull(self, learner: Any) -> None:
         """Fetch for the first time; later, ``step`` does so every ``fetch_every`` gradients."""
@@ -133,14 +133,19 @@ class ToServers:
         learner.adopt(self._fresh)
 
     def follow_target(self, learner: Any) -> None:
-        """Take the target network of the newest multiple of N updates, once every server has its slice of it."""
+        """Take the target network of the newest multiple of N updates, once every server has its slice of it.
+
+        A learner that has none yet takes what there is: after a resume its own is of random weights, and servers that
+        threw different gradients away may have stopped on either side of a multiple.
+        """
         if learner.target is None:
             return
+        first = self._target < 0
         there = {server.target() for server in self.servers}
-        if len(there) == 1 and there != {self._target}:
+        if first or (len(there) == 1 and there != {self._target}):
             got = {server.fetch_target(self._fresh[server.slice]) for server in self.servers}
-            if len(got) == 1:
-                self._target = got.pop()
+            if first or len(got) == 1:
+                self._target = min(got)
                 learner.adopt_target(self._fresh)
 
     @torch.no_grad()

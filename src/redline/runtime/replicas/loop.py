@@ -207,18 +207,20 @@ class ReplicaLoop:
     def load_state(self, state: dict[str, Any]) -> bool:
         """Restore; False where episodes in progress could not be."""
         taken, learner = self.memory.board.taken, self.parts.learner
-        if len(state["taken"]) == len(taken):
-            taken[:] = state["taken"]
+        copies = state["copies"] if len(state["copies"]) == self.copies else [None] * self.copies
+        if len(state["copies"]) == self.copies:  # only they take steps, whatever the number of servers
+            taken[: self.copies] = state["taken"][: self.copies]
         else:
             taken[0] = sum(state["taken"])
         self._counted = self.memory.whole - int(state["uncounted"])
         self.central.initialise(learner.flat.cpu())
-        self.central.load_state(state["central"])
+        self.central.load_state(state["central"], sliced=self.post is not None)
         if self.post is not None:
             marks = self.post.region.arrays["target"]
-            marks[:] = state["target"] if len(state["target"]) == len(marks) else 0
+            marks[:] = (
+                state["target"] if len(state["target"]) == len(marks) else max(state["target"], default=0)
+            )
             publish_all(self.memory, self.post)
-        copies = state["copies"] if len(state["copies"]) == self.copies else [None] * self.copies
         remembers = self.desk is None or self._restore_replay(state["replay"])
         return all([self._restore_copy(role, saved, remembers) for role, saved in enumerate(copies)])
 
