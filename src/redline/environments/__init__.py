@@ -20,7 +20,7 @@ from redline.environments.config import AtariConfig, EnvironmentConfig
 from redline.environments.registry import build, build_single, name_of, one_line, registered
 from redline.environments.spaces import random_actions
 from redline.environments.workers import Workers
-from redline.environments.workers.spawning import Unguarded
+from redline.environments.workers.spawning import CannotSpawn
 from redline.types import Environment, RunError, Spec, UserError
 
 __all__ = ["AtariConfig", "EnvironmentConfig", "make", "probe"]
@@ -188,7 +188,7 @@ def _paying_workers(
         return None
     try:
         workers = _workers(config, spec, num_envs, limit)
-    except (RunError, Unguarded):  # such a script cannot start processes: this one does it all
+    except (RunError, CannotSpawn):  # such a script cannot start processes: this one does it all
         return None
     together = _step_seconds(workers)
     if together is not None and together * GAIN < single * num_envs:

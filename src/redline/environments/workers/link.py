@@ -21,6 +21,7 @@ from redline.environments.workers.spawning import (
     IMPORTED,
     Parcel,
     Unguarded,
+    check_script,
     end_with_interpreter,
     leave_if_imported,
 )
@@ -63,6 +64,7 @@ class Link:
     def start(self) -> None:
         """Spawn the process; ``answer`` waits until its environments are made."""
         leave_if_imported()
+        check_script()
         context = multiprocessing.get_context("spawn")
         self._doorbell, doorbell = socket.socketpair()
         self._connection, connection = context.Pipe()

@@ -1,5 +1,6 @@
-"""Starting a process: what it is given travels in a file, a script that starts one while it is imported is told so,
-and signals that a whole group of processes is sent are left to the one that the user started.
+"""Starting a process: what it is given travels in a file; a script from which none can be started, because it starts
+one while it is imported or cannot be imported at all, is told so; and signals that a whole group of processes is sent
+are left to the one that the user started.
 
 Python hands a spawned process its arguments through a pipe that holds 64 KiB, and keeps the pipe's other end open. A
 child that dies before it has read more than that leaves its parent writing for ever; and the commonest mistake of a
@@ -12,9 +13,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 from multiprocessing import context, reduction
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import ORIGINAL_DIR, BaseProcess  # type: ignore[attr-defined]
+from pathlib import Path
 from typing import IO, Any
 
 from redline.types import UserError
@@ -26,11 +29,36 @@ ADVICE = (
 )
 
 
-class Unguarded(UserError):
+class CannotSpawn(UserError):
+    """A script from which no process can be started."""
+
+
+class Unguarded(CannotSpawn):
     """A script that would train again in every process it starts."""
 
     def __init__(self) -> None:
         super().__init__(ADVICE)
+
+
+def check_script() -> None:
+    """Refuse to start a process that could not import this process's script, and would die of that without a word.
+
+    Python's ``spawn`` imports it by its module's name or by its path; what has neither, as a notebook or ``python -c``,
+    it leaves alone. ``python - < script`` has a path at which there is nothing.
+
+    Raises: CannotSpawn.
+    """
+    script = sys.modules.get("__main__")
+    path = getattr(script, "__file__", None)
+    if path is None or getattr(script, "__spec__", None) is not None:
+        return
+    if Path(ORIGINAL_DIR or "", path).exists():
+        return
+    what = "was read from standard input" if path == "<stdin>" else f"is not where it was ({path})"
+    raise CannotSpawn(
+        f"this script {what}, and worker processes import it: save it to a file, or keep to one process by "
+        "parallel.runtime=threads and environment.backend=inline"
+    )
 
 
 class Parcel:

@@ -28,6 +28,7 @@ from redline.environments.workers.spawning import (
     IMPORTED,
     Parcel,
     Unguarded,
+    check_script,
     end_with_interpreter,
     leave_if_imported,
     leave_signals_to_parent,
@@ -57,6 +58,7 @@ class _Link:
 
     def start(self) -> None:
         leave_if_imported()
+        check_script()
         context = multiprocessing.get_context("spawn")
         self.bell, bell = socket.socketpair()
         self.pipe, pipe = context.Pipe()
