@@ -111,6 +111,33 @@ def test_a_role_without_environments_may_start_anew() -> None:
     assert board.region.arrays["since"].any(1).tolist() == [True, False]
 
 
+def test_a_simulator_may_take_longer_to_start_than_to_step() -> None:
+    board, late = Board(1, shared=False), []
+    seconds = {"reset": 200.0, "recv": 100.0}  # ago that it began
+    environment: Any = Watched(
+        board,
+        0,
+        0,
+        SimpleNamespace(  # type: ignore[arg-type]
+            reset=lambda seed: late.append(_late(board, seconds["reset"])),
+            recv=lambda: late.append(_late(board, seconds["recv"])),
+        ),
+    )
+    environment.reset(1)
+    environment.recv()
+    seconds["reset"] = 220.0
+    environment.reset(1)
+    assert late == [[], [0], [0]]
+    assert board.overdue(0.0) == []
+
+
+def _late(board: Board, ago: float) -> list[int]:
+    """Who is late by 90 seconds, had what goes on now begun ``ago`` seconds before."""
+    since = board.region.arrays["since"]
+    since[since > 0] -= ago
+    return board.overdue(90.0)
+
+
 def test_whoever_steps_often_never_looks_late() -> None:
     """The note is looked at while it is being written: it is either a time that has just begun, or none."""
     board, over = Board(1, shared=False), threading.Event()

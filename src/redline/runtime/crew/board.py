@@ -15,6 +15,7 @@ from redline.types import Environment, Step
 T = TypeVar("T")
 
 CLOCK = ("stepping", "acting", "learning", "waiting")  # seconds
+START = 120.0  # seconds more than a step's that environments may take to start, as simulators do
 SIDES = 8  # environments of a role that may step at the same time; of more, some share a note
 EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "discarded", "spare_b")  # counts
 
@@ -141,8 +142,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._environment, name)
 
-    def _timed(self, what: Callable[[], T]) -> T:
-        self._since[0] = time.monotonic()
+    def _timed(self, what: Callable[[], T], grace: float = 0.0) -> T:
+        self._since[0] = time.monotonic() + grace
         try:
             return what()
         finally:
@@ -150,7 +151,7 @@ class Watched:
 
     def reset(self, seed: int) -> Step:
         """See ``Environment``."""
-        return self._timed(lambda: self._environment.reset(seed))
+        return self._timed(lambda: self._environment.reset(seed), grace=START)
 
     def send(self, action: np.ndarray) -> None:
         """See ``Environment``; some step in here."""
