@@ -87,6 +87,9 @@ def _config(change: Callable[[str], str]) -> Arrange:
     return arrange
 
 
+OTHER_NETWORK = _config(lambda text: text.replace("hidden: [64, 64]", "hidden: [32]"))
+NORMALISED = _config(lambda text: text.replace("normalize_observation: false", "normalize_observation: true"))
+
 RUNS: list[Case] = [
     Case(
         "unknown run",
@@ -123,7 +126,7 @@ RUNS: list[Case] = [
         f"eval {RUN}",
         r"redline: the checkpoint has \d+ weights, the network of its config.yaml \d+: .*",
         1,
-        _config(lambda text: text.replace("hidden: [64, 64]", "hidden: [32]")),
+        OTHER_NETWORK,
         needs_run=True,
     ),
     Case(
@@ -131,7 +134,7 @@ RUNS: list[Case] = [
         f"resume {RUN} --steps 96",
         r"redline: the checkpoint has \d+ weights, the network of its config.yaml \d+: .*",
         1,
-        _config(lambda text: text.replace("hidden: [64, 64]", "hidden: [32]")),
+        OTHER_NETWORK,
         needs_run=True,
     ),
     Case(
@@ -139,7 +142,7 @@ RUNS: list[Case] = [
         f"resume {RUN} --steps 96",
         r"redline: the checkpoint has no observer.*mean, which the network of its config.yaml keeps: .*",
         1,
-        _config(lambda text: text.replace("normalize_observation: false", "normalize_observation: true")),
+        NORMALISED,
         needs_run=True,
     ),
     Case(
@@ -147,7 +150,7 @@ RUNS: list[Case] = [
         f"eval {RUN}",
         r"redline: the checkpoint has no observer.*mean, which the network of its config.yaml keeps: .*",
         1,
-        _config(lambda text: text.replace("normalize_observation: false", "normalize_observation: true")),
+        NORMALISED,
         needs_run=True,
     ),
     Case(

@@ -16,14 +16,11 @@ from redline.planner.options import Option, Plan, Ranked
 from redline.planner.simulate import simulate
 from redline.planner.workload import SHELVES, workload
 from redline.runtime.replay_learner import job
+from tests.planner import test_simulate
 from tests.planner.sample import COSTS
 
-LOAD = Workload(
-    cores=64,
-    unroll=10,
-    environments=4,
-    step=Work(core=3e-3),
-    act=Work(core=1e-3),
+LOAD = replace(
+    test_simulate.LOAD,
     learn=Work(core=7e-3),
     publish=Work(core=1e-3),
     samples=64,

@@ -234,8 +234,8 @@ def test_what_a_resume_lost_fills_again_before_anyone_learns_from_it(architectur
             parts.close()
         if lost == "replay":
             state["replay"] = None
-            for copy in state["copies"]:
-                copy["loop"]["replay"] = copy["loop"]["replay"] and None
+            for copy in state["copies"] if architecture == "gorila" else ():
+                copy["loop"]["replay"] = None
         elif lost == "bundle":
             state["copies"][1] = None
         copies = 1 if lost == "number of bundles" else 2

@@ -160,21 +160,14 @@ class GlobalReplay:
     ) -> None:
         """Store one step of every environment; see ``Replay.add``."""
         self._wait_for("stored", 0)
-        given: dict[str, Any] = {
-            "observation": observation,
-            "action": action,
-            "reward": reward,
-            "terminated": terminated,
-            "truncated": truncated,
-            "final_observation": final_observation,
-            "action_mask": action_mask,
-        }
+        step = Block(observation, action, reward, terminated, truncated, final_observation, action_mask)
         for name, memory in self._arrays["step"][self._bundle].items():
-            if given[name] is None:
+            given = getattr(step, name)
+            if given is None:
                 continue
             leaves = memory if isinstance(memory, dict) else {(): memory}
             for path, rows in leaves.items():
-                rows[0] = frames.tree_at(given[name], path)
+                rows[0] = frames.tree_at(given, path)
         self._arrays["final"][self._bundle] = final_observation is not None
         self._arrays["afresh"][self._bundle], self._afresh = self._afresh, False
         self._hand_over("stored", 1)

@@ -48,8 +48,7 @@ class ReplicaLoop:
         shared = parallel.runtime == "processes"
         check_shares(experiment, parts.spec)
         size = learner.flat.numel()
-        served = architecture.served
-        self.post = Post(size, parallel.servers, self.copies, shared=shared) if served else None
+        self.post = Post(size, parallel.servers, self.copies, shared=shared) if architecture.served else None
         servers = len(self.post.slices) if self.post is not None else 0
         self.desk = make_desk(experiment, parts.spec, shared=shared) if architecture.has_replay else None
         self.memory = Memory(self.copies, servers + (self.desk is not None), shared=shared)
