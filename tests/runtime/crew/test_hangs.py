@@ -93,6 +93,7 @@ def test_a_process_that_hangs_in_a_step_is_replaced(folder: Path, case: str) -> 
     assert seen[-1].steps >= 600
 
 
+@pytest.mark.slow
 def test_a_thread_that_hangs_in_a_step_ends_the_run_with_one_line(folder: Path) -> None:
     with pytest.raises(
         RunError, match=r"^actor-\d hangs, and a thread cannot be killed: use parallel.runtime=proc"

@@ -189,6 +189,7 @@ def train(folder: Path, steps: int, *overrides: str, observer: Any = None) -> An
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["threads", "processes"])
 def test_a_run_shows_its_replay_and_resumes_with_it(tmp_path: Path, runtime: str) -> None:
     seen: list[Progress] = []
@@ -217,6 +218,7 @@ def test_a_run_shows_its_replay_and_resumes_with_it(tmp_path: Path, runtime: str
     assert after.state["learner"]["version"] > saved.state["learner"]["version"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gorila", "gorila_global"])
 @pytest.mark.parametrize("lost", ["replay", "number of bundles", "bundle"])
 def test_what_a_resume_lost_fills_again_before_anyone_learns_from_it(architecture: str, lost: str) -> None:
