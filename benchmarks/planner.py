@@ -1,12 +1,12 @@
 """Predicted beside measured: plans of many environments and architectures, each predicted from a probe, then run.
 
-    python benchmarks/planner.py [CASE ...] [--seconds 4] [--plans 6] [--json FILE]
+    python benchmarks/planner.py [CASE ...] [--seconds 4] [--rounds 1] [--plans 6] [--json FILE]
 
 A case is an environment with a recipe, and perhaps an architecture that it is held to. Of the plans there are, the best
 of each architecture and runtime (on each device, where there is a GPU) and a spread of the others are run for some
 seconds, learning on. Errors are relative, of agent steps/s (and, where plans have any, of mean lag). ``chosen`` is what
 ``redline plan`` would train with after trying its best; ``best`` the fastest to learn of all that were run here.
-``--plans 1000`` runs every plan there is.
+``--plans 1000`` runs every plan there is; ``--rounds 3`` all of them three times, in turn, and takes medians.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from redline import api, environments
 from redline.planner.choose import choose, rank, speed_of
-from redline.planner.options import Ranked
+from redline.planner.options import Measured, Ranked
 from redline.runs.provenance import provenance
 from redline.runtime.planning.candidates import Search, configure, options
 from redline.runtime.planning.planning import costs_of, to_try
@@ -51,32 +51,56 @@ CASES: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
 }
 
 
-def measure(name: str, seconds: float, count: int, fresh: bool) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    seconds: float  # of each run
+    rounds: int  # runs of each plan
+    plans: int  # of each case, at least
+    fresh: bool  # probe again
+
+
+def measure(name: str, effort: Effort) -> list[dict[str, Any]]:
     """Rows of one case: plans predicted and run."""
     environment, recipe, only, overrides = CASES[name]
     settings = [*overrides, *([f"parallel.architecture={only}"] if only else [])]
     experiment = api.make_experiment(environment, recipe, overrides=settings)
-    costs = costs_of(experiment, fresh=fresh)
+    costs = costs_of(experiment, fresh=effort.fresh)
     spec = environments.probe(experiment.environment)
     search = Search(experiment, spec, costs, costs.machine, only)
     found, _ = options(search)
     ranked = rank(found, costs, costs.machine, search.unroll, every=True, steps=experiment.run.steps)
     would = set(to_try(ranked))  # what the planner itself would try
     looked = would | _of_each_place(ranked)
-    chosen = sorted({*looked, *_spread(len(ranked), max(count - len(looked), 0))})
+    chosen = sorted({*looked, *_spread(len(ranked), max(effort.plans - len(looked), 0))})
+    runs: dict[int, list[Measured]] = {index: [] for index in chosen}
+    for _ in range(effort.rounds):
+        for index in chosen:
+            try:
+                runs[index].append(try_out(configure(experiment, ranked[index].option), effort.seconds))
+            except (UserError, RunError) as error:
+                print(f"{name}: {ranked[index].option.name}: {error}", file=sys.stderr)
     rows, tried = [], {}
-    for index in chosen:
-        each = ranked[index]
-        try:
-            did = try_out(configure(experiment, each.option), seconds)
-        except (UserError, RunError) as error:
-            print(f"{name}: {each.option.name}: {error}", file=sys.stderr)
-            continue
-        tried[index] = replace(each, measured=did)
-        rows.append(_row(name, tried[index]))
-        print(_line(rows[-1]), file=sys.stderr, flush=True)
+    for index, did in runs.items():
+        if did:
+            tried[index] = replace(ranked[index], measured=_median(did))
+            rows.append(_row(name, tried[index]))
+            if effort.rounds > 1:
+                rows[-1]["runs"] = [round(each.steps_per_second, 1) for each in did]
+            print(_line(rows[-1]), file=sys.stderr, flush=True)
     _mark(rows, list(tried.values()), [i for i, index in enumerate(tried) if index in would])
     return rows
+
+
+def _median(runs: list[Measured]) -> Measured:
+    """Medians of what they reached; whatever else comes from the run in the middle."""
+    middle = sorted(runs, key=lambda each: each.steps_per_second)[len(runs) // 2]
+    return replace(
+        middle,
+        steps_per_second=statistics.median(each.steps_per_second for each in runs),
+        lag={key: statistics.median(each.lag.get(key, 0.0) for each in runs) for key in middle.lag},
+    )
 
 
 def _of_each_place(ranked: list[Ranked]) -> set[int]:
@@ -150,6 +174,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "median_error": statistics.median(errors),
         "p90_error": float(np.percentile(errors, 90)),
         "median_lag_error": statistics.median(lags) if lags else None,
+        "lag_within_a_fifth": [sum(lag <= 0.2 for lag in lags), len(lags)],
         "chosen_over_best": {row["case"]: row["chosen"] for row in rows if "chosen" in row},
     }
 
@@ -161,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each plan, in turn")
     parser.add_argument("--plans", type=int, default=6, help="of each case, at least")
     parser.add_argument("--fresh", action="store_true", help="probe again")
     parser.add_argument("--json", help="write the rows to this file too")
@@ -173,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
     for name in wanted.cases or CASES:
-        rows += measure(name, wanted.seconds, wanted.plans, wanted.fresh)
+        rows += measure(name, Effort(wanted.seconds, wanted.rounds, wanted.plans, wanted.fresh))
         result = {"benchmark": "planner", **summary(rows), "rows": rows, "provenance": provenance()}
         if wanted.json:  # after each case: a round takes long
             Path(wanted.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redline.planner.costs import GPU, Curve, Machine, Work
@@ -64,6 +64,7 @@ class Costs:
     # ``threads``, ... -> how much longer than by fair shares of the cores as many actors take as there are cores;
     # ``threads actor`` and ``learner`` -> fewer actors, by one, and a learner; ``processes full actor``, ... -> all;
     # ``threads step``, ... -> as many as cores in lock-step with a learner; seen at training, over what pieces tell:
+    # ``threads beside``, ... -> an actor beside a learner;
     # ``threads copies``, ... -> as many as cores that share gradients; ``threads served step``, ... -> a server, its
     # workers and a learner in lock-step; ``threads served crowd``, ... -> a server with a worker for each environment
     uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -85,6 +86,22 @@ class Costs:
     def cores_measured(self) -> int:
         """Cores of the machine on which they were measured."""
         return self.cores or self.machine.cores
+
+    def longer(self, times: int) -> Costs:
+        """The same for batches of unrolls so many times as long, in minibatches as large."""
+        gpu = None if self.between_gpu is None else self.between_gpu * times
+        return replace(
+            self,
+            batch=self.batch * times,
+            updates=self.updates * times,
+            learn={
+                place: {threads: seconds * times for threads, seconds in each.items()}
+                for place, each in self.learn.items()
+            },
+            hand={runtime: seconds * times for runtime, seconds in self.hand.items()},
+            between=self.between * times,
+            between_gpu=gpu,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

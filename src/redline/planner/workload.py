@@ -145,10 +145,10 @@ def _by_workers(option: Option, costs: Costs, machine: Machine) -> Work:
 
 
 def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
-    """Actors beside a learner; where all rest while it learns, and begin again together, as they were seen to."""
+    """Actors beside a learner, as they were seen to go: on their way, or all at rest while it learns."""
     load = _company(option, costs, machine)
     waits = option.queue == 0 and option.copies > 1
-    pace = costs.drag.get(f"{option.runtime} step", 1.0) if waits else 1.0
+    pace = costs.drag.get(f"{option.runtime} {'step' if waits else 'beside'}", 1.0)
     return replace(
         load, step=load.step.scaled(pace), act=load.act.scaled(pace), learn=load.learn.scaled(pace)
     )

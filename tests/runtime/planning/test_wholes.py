@@ -19,7 +19,8 @@ from redline.runtime.experiment import Experiment
 from redline.runtime.planning import wholes
 from redline.runtime.planning.pieces import Round
 from redline.runtime.planning.together import Budget
-from redline.runtime.planning.wholes import with_copies, with_crowd, with_hand, with_lock_step
+from redline.runtime.planning.trial import shortened
+from redline.runtime.planning.wholes import Seen, with_actor, with_copies, with_crowd, with_lock_step
 from redline.types import RunError
 from tests.planner.sample import COSTS
 
@@ -38,8 +39,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Option]:
         run.extend(option for _, option in found.values())
         return found
 
-    def seen(experiments: dict[str, Experiment], seconds: float) -> dict[str, float]:
-        return {runtime: RATES[runtime] for runtime in experiments}
+    def seen(experiments: dict[str, Experiment], seconds: float) -> dict[str, Seen]:
+        return {runtime: Seen(RATES[runtime], core=1.5e-3) for runtime in experiments}
 
     monkeypatch.setattr(wholes, "_plans", chosen)
     monkeypatch.setattr(wholes, "_trained", seen)
@@ -112,51 +113,71 @@ def test_on_many_cores_copies_are_not_tried(trained: list[Option]) -> None:
     assert not trained
 
 
-def test_what_a_learner_does_besides_learning_belongs_to_the_messages(
-    trained: list[Option], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("runtime", ["threads", "processes"])
+def test_an_actor_beside_a_learner_is_predicted_to_go_as_it_did(trained: list[Option], runtime: str) -> None:
+    room, costs = made_up("impala", cores=2, envs=32)
+    found = with_actor(room, costs)
+    assert {(each.architecture, each.copies, each.environments) for each in trained} == {("impala", 1, 32)}
+    option = next(each for each in trained if each.runtime == runtime)
+    assert predict(option, found, found.machine).steps_per_second == pytest.approx(RATES[runtime], rel=0.05)
+    two = replace(option, copies=2, environments=16)
+    rates = [predict(two, each, costs.machine).steps_per_second for each in (costs, found)]
+    assert rates[1] / rates[0] == pytest.approx(1 / found.drag[f"{runtime} beside"], rel=0.1), (
+        "so do more of them"
+    )
+    replays = SimpleNamespace(**{**vars(room), "replays": True})
+    assert with_actor(replays, costs) is costs, "of Ape-X this tells nothing"
+
+
+def test_what_a_learner_does_besides_learning_belongs_to_the_messages(trained: list[Option]) -> None:
     """Of 1.5 ms of its core a batch takes 1.2, beside an actor, and a publication 0.1."""
-    monkeypatch.setattr(wholes, "_core_of_a_batch", lambda experiment, seconds: 1.5e-3)
     room, costs = made_up("impala", cores=2, envs=32)
     costs = replace(costs, learn={"cpu fp32": {1: 1e-3}}, publish=0.1e-3, drag={"processes learner": 1.2})
-    assert with_hand(room, costs).hand["processes"] == pytest.approx(0.2e-3)
-    assert {(each.architecture, each.copies) for each in trained} == {("impala", 1)}
+    assert with_actor(room, costs).hand["processes"] == pytest.approx(0.2e-3)
     slow = replace(costs, learn={"cpu fp32": {1: 0.1}})
-    assert with_hand(room, slow).hand == costs.hand, "beside a long batch it is nothing"
+    assert with_actor(room, slow).hand == costs.hand, "beside a long batch it is nothing"
 
 
 def test_long_batches_are_shortened_and_their_minibatches_stay_as_large() -> None:
     room, costs = made_up("ppo", cores=2, envs=32)
     algorithm = replace(room.experiment.algorithm, unroll=512, minibatches=32)
     experiment = replace(room.experiment, algorithm=algorithm)
-    costs = replace(costs, batch=512 * 32, updates=320.0, minibatch=512, learn={"cpu fp32": {1: 1.6, 2: 0.9}})
-    short, less = wholes._shorter(experiment, costs, "cpu fp32")
-    assert (short.algorithm.unroll, short.algorithm.minibatches) == (64, 4)  # type: ignore[union-attr]
-    assert (less.batch, less.updates, less.minibatch) == (64 * 32, 40.0, 512)
-    assert less.learn["cpu fp32"] == {1: pytest.approx(0.2), 2: pytest.approx(0.9 / 8)}
-    quick = replace(costs, learn={"cpu fp32": {1: 0.15}})
-    assert wholes._shorter(experiment, quick, "cpu fp32") == (experiment, quick)
+    short, times = shortened(experiment, seconds=1.6)
+    assert (short.algorithm.unroll, short.algorithm.minibatches, times) == (64, 4, 8)  # type: ignore[union-attr]
+    assert shortened(experiment, seconds=0.15) == (experiment, 1)
     odd = replace(experiment, algorithm=replace(algorithm, minibatches=3))
-    assert wholes._shorter(odd, costs, "cpu fp32") == (odd, costs)
+    assert shortened(odd, seconds=1.6) == (odd, 1)
+    recurrent = replace(experiment, network=replace(experiment.network, core="lstm"))
+    assert shortened(recurrent, seconds=1.6) == (recurrent, 1), "its minibatches are of environments"
+    dqn = recipes.find("dqn", "CartPole-v1")
+    assert shortened(dqn, seconds=1.6) == (dqn, 1)
+
+    costs = replace(costs, batch=64 * 32, updates=40.0, learn={"cpu fp32": {1: 0.2, 2: 0.1}}, between=1e-3)
+    whole = costs.longer(times)
+    assert (whole.batch, whole.updates, whole.minibatch) == (512 * 32, 320.0, costs.minibatch)
+    assert whole.learn["cpu fp32"] == {1: pytest.approx(1.6), 2: pytest.approx(0.8)}
+    assert (whole.between, whole.between_gpu) == (pytest.approx(8e-3), None)
+    assert costs.longer(1) == costs
 
 
 def test_an_arrangement_that_breaks_tells_nothing(
     trained: list[Option], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(experiments: dict[str, Experiment], seconds: float) -> dict[str, float]:
+    def broken(experiments: dict[str, Experiment], seconds: float) -> dict[str, Seen]:
         raise RunError("a copy died")
 
     monkeypatch.setattr(wholes, "_trained", broken)
     room, costs = made_up("ppo", cores=2, envs=32)
-    for each in (with_copies, with_lock_step):
+    for each in (with_actor, with_copies, with_lock_step):
         assert each(room, costs) == costs
 
 
 def test_simulators_that_step_by_themselves_are_seen_in_threads_alone(trained: list[Option]) -> None:
     room, costs = made_up("impala", cores=2, envs=32)
     room.parts.spec = replace(room.parts.spec, threaded=True)
-    found = with_copies(room, costs)
-    assert found.drag["processes copies"] == found.drag["threads copies"] > 1.0
+    for with_, name in ((with_copies, "copies"), (with_actor, "beside")):
+        found = with_(room, costs)
+        assert found.drag[f"processes {name}"] == found.drag[f"threads {name}"] > 1.0
 
 
 class Fake:
@@ -180,13 +201,13 @@ class Fake:
         return 10, {}
 
 
-def test_a_rate_counts_from_where_it_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("queue", [0, 1])
+def test_a_rate_counts_from_where_it_learns(monkeypatch: pytest.MonkeyPatch, queue: int) -> None:
     monkeypatch.setattr(wholes, "WARM", 0.02)
-    waits, lock_step = Fake(queue=1), Fake(queue=0)
-    assert 100 < wholes._rate(waits.parts, waits, 0.1) <= 1000
-    assert wholes._rate(lock_step.parts, lock_step, 0.1) > 100_000, (
-        "in lock-step the first batch is like any other"
-    )
+    loop = Fake(queue)
+    seen = wholes._seen(loop.parts, loop, 0.1)
+    assert 100 < seen.rate <= 1000
+    assert 0.0 <= seen.core < 0.01, "it slept"
 
 
 def test_what_never_learns_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,4 +215,4 @@ def test_what_never_learns_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Fake(queue=1)
     loop.iterate = lambda *_: (time.sleep(0.01), (1, {}))[1]  # type: ignore[method-assign]
     with pytest.raises(RunError, match="no update within"):
-        wholes._rate(loop.parts, loop, 0.1)
+        wholes._seen(loop.parts, loop, 0.1)

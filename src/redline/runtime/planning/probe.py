@@ -29,13 +29,15 @@ from redline.runtime.planning import crews, loops, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
 from redline.runtime.planning.together import ON_GPU, Budget, in_company, with_servers
-from redline.runtime.planning.trial import soon
-from redline.runtime.planning.wholes import with_copies, with_crowd, with_hand, with_lock_step
+from redline.runtime.planning.trial import shortened, soon
+from redline.runtime.planning.wholes import with_actor, with_copies, with_crowd, with_lock_step
 from redline.runtime.pool import one_thread_each
+from redline.runtime.precision import Work, network_passes
 from redline.runtime.replicas.reducers import Rows, SharedReducer
 
 Say = Callable[[str], None]
 MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
+LOOKS = 3  # at a round once more, after all else: one busy moment does not make the first one wrong
 UNSURE = 0.1  # relative: measurements that lie further apart are told
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
 LARGE = 2**18  # bytes of an observation from which the largest passes are left out
@@ -69,6 +71,16 @@ def counts_of(envs: int, cores: int, threaded: bool) -> list[int]:
     return sorted({max(envs // (2 * cores), 1), share, envs, 2 * envs})
 
 
+def _training(parts: Parts) -> float:
+    """Seconds that the training passes of a batch take on one thread, about."""
+    experiment, learner = parts.experiment, parts.learner
+    work = Work.of(experiment)
+    dtype = torch.bfloat16 if experiment.learner.precision == "bf16" else torch.float32
+    _, learn = network_passes(learner.network, dtype, parts.spec, 1, work.minibatch)
+    steps = experiment.algorithm.unroll * experiment.sampler.num_envs  # type: ignore[union-attr]
+    return fastest_half(learn, 0.1) * steps * work.passes / work.minibatch
+
+
 class _Probe:
     def __init__(self, experiment: Experiment, say: Say, budget: Budget) -> None:
         self.experiment, self.say, self.budget = soon(experiment), say, budget
@@ -81,6 +93,7 @@ class _Probe:
         )
         self.experiment = replace(self.experiment, learner=learner)
         self.place = f"cpu {self.parts.experiment.learner.precision}"
+        self.times = 1  # by which batches are shorter than the recipe's
         self.notes: list[str] = []
         self.together = 1.0  # see ``Costs``
         self.rooms: dict[int, Collecting] = {}  # by environments: making and resetting some takes seconds
@@ -98,11 +111,22 @@ class _Probe:
             self.rounds[count] = self.room(count).measure(self.budget.round)
         return self.rounds[count]
 
+    def _shorten(self, each: pieces.Round) -> Parts:
+        """From here on batches are short ones, which take less of the probe's time; ``each``: a round of all."""
+        if not self.replays:
+            collect = self._length * each.alone
+            self.experiment, self.times = shortened(self.experiment, collect + _training(self.parts))
+        if self.times > 1:
+            self.parts.close()
+            self.parts = assemble(alone(self.experiment))
+        return self.parts
+
     def run(self) -> Costs:
-        parts, envs = self.parts, self.experiment.sampler.num_envs
+        envs, threaded = self.experiment.sampler.num_envs, self.parts.spec.threaded
         try:
             self.say("stepping and acting")
-            rounds = {count: self.round(count) for count in counts_of(envs, self.cores, parts.spec.threaded)}
+            rounds = {count: self.round(count) for count in counts_of(envs, self.cores, threaded)}
+            parts = self._shorten(rounds[envs])
             self.say("learning")
             learn, batch, updates, unroll = self._learning()
             self.say("the network alone")
@@ -150,20 +174,24 @@ class _Probe:
                 spread=self._spread(envs),
                 notes=tuple(self.notes),
             )
-            costs = with_copies(self, with_hand(self, costs))
-            if self.replays:
-                return costs
-            return with_crowd(self, with_lock_step(self, with_servers(self, costs)))
+            costs = with_copies(self, with_actor(self, costs))
+            if not self.replays:
+                costs = with_crowd(self, with_lock_step(self, with_servers(self, costs)))
+            return costs.longer(self.times)
         finally:
             for room in self.rooms.values():
                 room.close()
-            parts.close()
+            self.parts.close()
 
     def _spread(self, envs: int) -> float:
         """How far a second look at a round lies from the first, relative: what the machine did to it meanwhile."""
-        first, again = self.round(envs), self.room(envs).measure(self.budget.round / 2)
-        apart = abs((again.step.alone + again.act) / (first.step.alone + first.act) - 1.0)
-        if apart > UNSURE:
+        first, apart = self.round(envs), UNSURE
+        for _ in range(LOOKS):
+            again = self.room(envs).measure(self.budget.round / 2)
+            apart = abs((again.step.alone + again.act) / (first.step.alone + first.act) - 1.0)
+            if apart <= UNSURE:
+                break
+        else:
             self.notes.append(
                 f"the same round of steps took {apart:.0%} more or less at the end of the measurements than at their "
                 "beginning: measure again (--fresh) when the machine is quiet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 from redline.planner.options import Measured
 from redline.runtime.experiment import Experiment, uses_replay
@@ -15,6 +16,7 @@ from redline.types import RunError, lag_gauges
 
 WARM = 1.0  # seconds after the first update that are not counted: caches, kernels, queues filling
 SETTLED = 4  # batches in which queues that filled while the first was learned from find their depth
+SOON = 0.1  # seconds of a batch that are short enough to see several
 STARTS = 120.0  # seconds in which the first update must have come
 
 
@@ -26,6 +28,24 @@ def soon(experiment: Experiment) -> Experiment:
     starts = max(4 * algorithm.batch, 8 * experiment.sampler.num_envs)  # type: ignore[union-attr]
     starts = min(starts, algorithm.learning_starts)  # type: ignore[union-attr]
     return replace(experiment, algorithm=replace(algorithm, learning_starts=starts))  # type: ignore[arg-type]
+
+
+def shortened(experiment: Experiment, seconds: float) -> tuple[Experiment, int]:
+    """The experiment with unrolls so short that a batch, which takes ``seconds``, is soon learned from, in minibatches
+    as large as before; and how many times shorter they are.
+
+    Recurrent networks keep theirs: their minibatches are of environments, and of fewer they would be larger.
+    """
+    algorithm: Any = experiment.algorithm
+    times, parts = 1, getattr(algorithm, "minibatches", 1)
+    if uses_replay(experiment) or experiment.network.core != "none":
+        return experiment, times
+    while seconds / times > 2 * SOON and not (parts % (2 * times) or algorithm.unroll % (2 * times)):
+        times *= 2
+    if times == 1:
+        return experiment, times
+    shorter = replace(algorithm, unroll=algorithm.unroll // times, minibatches=parts // times)
+    return replace(experiment, algorithm=shorter), times
 
 
 def try_out(experiment: Experiment, seconds: float = 4.0, warm: float = WARM) -> Measured:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from redline.architectures.config import ParallelConfig
 from redline.planner.choose import predict
 from redline.planner.measured import Costs
 from redline.planner.options import Option
-from redline.runtime.experiment import Experiment, uses_replay
+from redline.runtime.experiment import Experiment
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.planning.candidates import Search, configure, options
@@ -26,8 +26,14 @@ from redline.runtime.planning.trial import STARTS
 from redline.types import RunError
 
 SHORT = 10e-3  # seconds of a batch below which what a learner does besides is not little
-SOON = 0.1  # seconds of a batch that are short enough to see several
-BATCHES = 20  # batches before anything is counted
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an arrangement reached at training."""
+
+    rate: float  # agent steps/s
+    core: float  # core-seconds of this process for each batch
 
 
 def with_copies(bench: Bench, costs: Costs) -> Costs:
@@ -62,50 +68,21 @@ def with_crowd(bench: Bench, costs: Costs) -> Costs:
     return costs
 
 
-def with_hand(bench: Bench, costs: Costs) -> Costs:
-    """A learner at work beside an actor: what it spends on a message besides learning, where batches are short."""
-    drag = costs.drag.get("processes learner")
-    learned = costs.learn[bench.place][1] * (drag or 1.0)
-    if drag is None or bench.replays or learned > SHORT:
+def with_actor(bench: Bench, costs: Costs) -> Costs:
+    """One actor beside a learner: what this spends on a message besides learning, where batches are short, and how much
+    longer all of it takes than by its pieces."""
+    if bench.replays or bench.cores == 1:
         return costs
-    for experiment, _ in _plans(bench, bench.experiment, costs, "impala", 1).values():
-        if experiment.parallel.runtime == "processes":
-            spent = _core_of_a_batch(experiment, bench.budget.crew) - learned - costs.publish
-            return replace(costs, hand={name: max(spent, least) for name, least in costs.hand.items()})
+    plans, seen = _at_work(bench, costs, "impala", 1, "threads" if bench.parts.spec.threaded else None)
+    late = costs.drag.get("processes learner")
+    learned = costs.learn[bench.place][1] * (late or 1.0)
+    if late is not None and "processes" in seen and learned < SHORT:
+        spent = seen["processes"].core - learned - costs.publish
+        costs = replace(costs, hand={name: max(spent, least) for name, least in costs.hand.items()})
+    costs = _paced(costs, plans, seen, "beside")
+    if bench.parts.spec.threaded and "threads beside" in costs.drag:  # it leaves the interpreter to others
+        costs = replace(costs, drag=costs.drag | {"processes beside": costs.drag["threads beside"]})
     return costs
-
-
-def _core_of_a_batch(experiment: Experiment, seconds: float) -> float:
-    """Core-seconds of this process for a batch, while it learns from what others collect."""
-    with closing(assemble(experiment)) as parts, closing(make_loop(parts)) as loop:
-        steps, batches, core, end = 0, 0, 0.0, float("inf")
-        while time.perf_counter() < end:
-            steps += loop.iterate(steps, 0.0, bool)[0]
-            batches += 1
-            if batches == BATCHES:
-                core, end = time.process_time(), time.perf_counter() + seconds
-        return (time.process_time() - core) / (batches - BATCHES)
-
-
-def _shorter(experiment: Experiment, costs: Costs, place: str) -> tuple[Experiment, Costs]:
-    """The same with unrolls so short that a batch is soon learned from, in minibatches as large as before."""
-    algorithm: Any = experiment.algorithm
-    times, seconds = 1, costs.learn[place][1]
-    while seconds / times > 2 * SOON and not (
-        getattr(algorithm, "minibatches", 1) % (2 * times) or algorithm.unroll % (2 * times)
-    ):
-        times *= 2
-    if times == 1:
-        return experiment, costs
-    algorithm = replace(
-        algorithm, unroll=algorithm.unroll // times, minibatches=algorithm.minibatches // times
-    )
-    learn = {
-        name: {threads: spent / times for threads, spent in each.items()}
-        for name, each in costs.learn.items()
-    }
-    costs = replace(costs, batch=costs.batch // times, updates=costs.updates / times, learn=learn)
-    return replace(experiment, algorithm=algorithm), costs
 
 
 def _plans(
@@ -133,25 +110,38 @@ def _as_seen(
 ) -> Costs:
     """With ``threads NAME`` and ``processes NAME`` (or the one of them that is ``only`` of interest): how much longer
     than predicted an arrangement takes that trains. Without, where it breaks: it is tried again if it is chosen."""
-    experiment, short = _shorter(bench.experiment, costs, _place(bench, costs, architecture))
-    found = _plans(bench, experiment, short, architecture, copies)
+    return _paced(costs, *_at_work(bench, costs, architecture, copies, only), name)
+
+
+Plans = dict[str, tuple[Experiment, Option]]  # by runtime
+
+
+def _at_work(
+    bench: Bench, costs: Costs, architecture: str, copies: int, only: str | None
+) -> tuple[Plans, dict[str, Seen]]:
+    """Plans of an arrangement, and what they reached at training: nothing, where it breaks."""
+    found = _plans(bench, bench.experiment, costs, architecture, copies)
     plans = {runtime: plan for runtime, plan in found.items() if only in (None, runtime)}
-    drag = {f"{runtime} {name}": 1.0 for runtime in plans}
-    plain = replace(short, drag=costs.drag | drag)
     experiments = {runtime: experiment for runtime, (experiment, _) in plans.items()}
     try:
-        rates = _trained(experiments, bench.budget.crew)
+        return plans, _trained(experiments, bench.budget.crew)
     except RunError:
-        return costs
-    for runtime, rate in rates.items():
+        return plans, {}
+
+
+def _paced(costs: Costs, plans: Plans, seen: dict[str, Seen], name: str) -> Costs:
+    """With the drags called NAME by which plans are predicted to go as they were seen to."""
+    drag = {f"{runtime} {name}": 1.0 for runtime in seen}
+    plain = replace(costs, drag=costs.drag | drag)
+    for runtime, reached in seen.items():
         known = predict(plans[runtime][1], plain, costs.machine).steps_per_second
-        drag[f"{runtime} {name}"] = float(np.clip(known / rate, 0.5, 10.0))
+        drag[f"{runtime} {name}"] = float(np.clip(known / reached.rate, 0.5, 10.0))
     return replace(costs, drag=costs.drag | drag)
 
 
-def _trained(experiments: dict[str, Experiment], seconds: float) -> dict[str, float]:
-    """Agent steps/s of experiments at work, by runtime. Each is alone, but they start side by side."""
-    found: dict[str, float] = {}
+def _trained(experiments: dict[str, Experiment], seconds: float) -> dict[str, Seen]:
+    """Experiments at work, by runtime. Each is alone, but they start side by side."""
+    found: dict[str, Seen] = {}
     with ExitStack() as stack:
         every: dict[str, tuple[Parts, Any]] = {}
         for runtime in sorted(experiments):  # processes take longest to start
@@ -160,21 +150,22 @@ def _trained(experiments: dict[str, Experiment], seconds: float) -> dict[str, fl
         for _, loop in every.values():
             loop.iterate(0, 0.0, bool)  # by then everybody is at work
         for runtime, (parts, loop) in reversed(every.items()):
-            found[runtime] = _rate(parts, loop, seconds)
+            found[runtime] = _seen(parts, loop, seconds)
             loop.close()
     return found
 
 
-def _rate(parts: Parts, loop: Any, seconds: float) -> float:
-    """Agent steps/s, once it learns; where unrolls may wait for the learner, after some for those to gather."""
-    waits = uses_replay(parts.experiment) or bool(parts.experiment.parallel.queue)
-    steps, before, first = 0, 0, time.perf_counter()
-    begin = first if not waits else None
-    while begin is None or steps == before or time.perf_counter() - begin < seconds:
+def _seen(parts: Parts, loop: Any, seconds: float) -> Seen:
+    """What a loop reaches, once it learns and has done so for a moment: buffers are made, unrolls wait if they may."""
+    steps, first = 0, time.perf_counter()
+    begin: float | None = None
+    before, batches, core = 0, 0, 0.0
+    while begin is None or not batches or time.perf_counter() - begin < seconds:
         steps += loop.iterate(steps, 0.0, bool)[0]
+        batches += 1
         now = time.perf_counter()
         if begin is None and parts.learner.version and now - first > WARM:
-            begin, before = now, steps
+            begin, before, batches, core = now, steps, 0, time.process_time()
         if now - first > STARTS:
             raise RunError(f"no update within {STARTS:.0f} s ({steps} agent steps): nothing to measure")
-    return (steps - before) / (time.perf_counter() - begin)
+    return Seen((steps - before) / (time.perf_counter() - begin), (time.process_time() - core) / batches)

@@ -1,0 +1,67 @@
+"""What a probe does about long batches and about a machine that is busy for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from redline import api
+from redline.planner.costs import Work
+from redline.runtime.experiment import Experiment
+from redline.runtime.planning import probe
+from redline.runtime.planning.pieces import Round
+from redline.runtime.planning.together import Budget
+
+HASTE = Budget(round=0.02, learn=0.02, network=0.05, crew=0.05)
+
+
+@pytest.mark.parametrize(
+    ("later", "spread", "told"),
+    [
+        ([1.05], 0.05, False),
+        ([2.0, 1.04], 0.04, False),
+        ([2.0, 2.1, 2.2], 1.2, True),
+        ([0.5, 0.5, 0.8], 0.2, True),
+    ],
+    ids=["as before", "one busy moment", "slower since", "faster since"],
+)
+def test_a_round_that_stays_away_from_the_first_is_told(
+    later: list[float], spread: float, told: bool
+) -> None:
+    """``later``: how long the round takes at each look after all else, over the first."""
+    looks = iter(later)
+    room = SimpleNamespace(measure=lambda seconds: _round(next(looks)))
+    bench: Any = SimpleNamespace(
+        round=lambda envs: _round(1.0), room=lambda envs: room, budget=Budget(), notes=[]
+    )
+    assert probe._Probe._spread(bench, 8) == pytest.approx(spread)
+    assert bool(bench.notes) == told
+    assert next(looks, None) is None, "no look is for nothing"
+
+
+def _round(times: float) -> Round:
+    return Round(Work(1e-3 * times), act=1e-3 * times, record=1e-4)
+
+
+@pytest.mark.slow
+def test_a_long_batch_is_measured_by_its_parts_and_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Callable[[Experiment, float], tuple[Experiment, int]] = probe.shortened
+    seen: list[int] = []
+
+    def shortened(experiment: Experiment, seconds: float) -> tuple[Experiment, int]:
+        assert seconds > 0
+        shorter, times = real(experiment, 1000.0)
+        seen.append(times)
+        return shorter, times
+
+    sizes = ["algorithm.unroll=32", "algorithm.minibatches=4", "algorithm.epochs=3", "sampler.num_envs=8"]
+    experiment = api.make_experiment("CartPole-v1", "ppo", overrides=sizes)
+    plain = probe.probe(experiment, budget=HASTE)
+    monkeypatch.setattr(probe, "shortened", shortened)
+    found = probe.probe(experiment, budget=HASTE)
+    assert seen == [4]
+    assert (found.batch, found.updates, found.minibatch) == (plain.batch, plain.updates, plain.minibatch)
+    assert (found.batch, found.updates, found.minibatch) == (256, 12.0, 64)
