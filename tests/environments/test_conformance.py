@@ -18,6 +18,7 @@ from tests.environments import samples
 register_namespaces()
 B = 3
 BACKENDS = ["inline", "workers"]
+STARTED = ("counter", "parts", "repeat")  # for these make check starts workers, too
 
 
 @dataclass
@@ -129,8 +130,14 @@ def follow(environment: Environment, singles: list[gymnasium.Env], steps: int, s
     return ended
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        pytest.param(name, backend, marks=() if backend == "inline" or name in STARTED else pytest.mark.slow)
+        for name in CASES
+        for backend in BACKENDS
+    ],
+)
 def test_equals_single_environments(name: str, backend: str) -> None:
     case = CASES[name]
     environment = make(config(case, backend), B)

@@ -147,7 +147,7 @@ def test_a_worker_lost_while_it_tells_its_state_shifts_nobodys_answers() -> None
         environment.close()
 
 
-@pytest.mark.parametrize("fault", ["raise", "exit"])
+@pytest.mark.parametrize("fault", ["raise", pytest.param("exit", marks=pytest.mark.slow)])
 def test_crash_in_the_environments_own_code_is_survived(fault: str, tmp_path: Path) -> None:
     environment = workers(samples.Broken, {"fault": fault, "once": str(tmp_path / "once"), "length": 5})
     try:
@@ -162,7 +162,7 @@ def test_crash_in_the_environments_own_code_is_survived(fault: str, tmp_path: Pa
         environment.close()
 
 
-@pytest.mark.parametrize("fault", ["hang", "busy"])
+@pytest.mark.parametrize("fault", ["hang", pytest.param("busy", marks=pytest.mark.slow)])
 def test_hanging_worker_is_killed_and_replaced(fault: str, tmp_path: Path) -> None:
     kwargs = {"fault": fault, "once": str(tmp_path / "once")}
     environment = workers(samples.Broken, kwargs, step_timeout=1.0)
@@ -194,7 +194,12 @@ def test_environment_that_always_crashes_ends_the_run_with_its_own_words() -> No
     ("fault", "error", "match"),
     [
         ("nan observation", RunError, r"number \d gave observation nan at its step 3"),
-        ("nan reward", RunError, r"number \d gave reward nan at its step 3"),
+        pytest.param(
+            "nan reward",
+            RunError,
+            r"number \d gave reward nan at its step 3",
+            marks=pytest.mark.slow,
+        ),
         ("shape", RunError, r"observation has shape \(3,\), its space says \(2,\)"),
         ("constructor", UserError, "cannot be made: OSError: no such simulator"),
         ("reset", RunError, "raised in reset.*RuntimeError: the simulator is not there"),
@@ -273,7 +278,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("moment", ["making", "stepping"])
+@pytest.mark.parametrize("moment", [pytest.param("making", marks=pytest.mark.slow), "stepping"])
 def test_interrupt_of_the_whole_group_leaves_workers_to_their_parent(moment: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

@@ -57,7 +57,15 @@ def test_without_a_queue_lag_is_zero(tmp_path: Path) -> None:
 
 
 # IMPALA, check 6, and below
-@pytest.mark.parametrize(("copies", "queue", "batch"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (4, 1, 1)])
+@pytest.mark.parametrize(
+    ("copies", "queue", "batch"),
+    [
+        (1, 1, 1),
+        (2, 1, 2),
+        pytest.param(2, 2, 1, marks=pytest.mark.slow),
+        pytest.param(4, 1, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_check_6_lag_is_above_zero_and_within_its_bound(
     tmp_path: Path, copies: int, queue: int, batch: int
 ) -> None:

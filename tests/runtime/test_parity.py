@@ -48,6 +48,12 @@ TASKS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     "ppo-cut": ("Pendulum-v1", "ppo", 1024, ("environment.time_limit=13", "learner.reward=normalize")),
 }
 RUNTIMES = ("threads", "processes")
+QUICK = (
+    "impala-replayed",
+    "ppo-lstm",
+    "ppo-normalised",
+)  # of make check: recurrent, continuous, learned from again
+ROWS = [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
 
 
 def weights(tmp_path: Path, task: str, *overrides: str) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -67,9 +73,9 @@ def impala(runtime: str, copies: int) -> list[str]:
     return [f"parallel.{name}={value}" for name, value in numbers.items()]
 
 
-@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("copies", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ROWS)
 def test_actors_beside_a_learner_equal_one_loop(tmp_path: Path, task: str, runtime: str, copies: int) -> None:
     if runtime == "processes" and copies == 1:
         pytest.skip("two processes show it; one shows nothing more")
@@ -88,9 +94,9 @@ def seed(runtime: str, workers: int, groups: int) -> list[str]:
     return [f"parallel.{name}={value}" for name, value in numbers.items()] + [f"sampler.groups={groups}"]
 
 
-@pytest.mark.parametrize(("workers", "groups"), [(3, 1), (4, 2)])
+@pytest.mark.parametrize(("workers", "groups"), [pytest.param(3, 1, marks=pytest.mark.slow), (4, 2)])
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ROWS)
 def test_workers_around_an_inference_server_equal_one_loop(
     tmp_path: Path, task: str, runtime: str, workers: int, groups: int
 ) -> None:

@@ -338,6 +338,7 @@ def test_stacks_of_frames_come_in_whole(tmp_path: Path) -> None:
     assert run.steps >= 4096
 
 
+@pytest.mark.slow
 def test_what_a_killed_actor_had_announced_is_kept() -> None:
     """Kill -9: only slots in flight are lost, open episodes end as truncated, a successor fills the same shard."""
     with running(experiment(parallel={"runtime": "processes"}, algorithm={"learning_starts": 10**6})) as loop:

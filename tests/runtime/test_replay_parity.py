@@ -28,6 +28,7 @@ TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "apex": ("CartPole-v1", "apex", ("algorithm.target_every_updates=20",)),
 }
 IN_PROCESSES = ("dqn", "dqn-prioritised", "apex")  # one of each sampler and algorithm shows it
+QUICK = (("dqn-prioritised", "threads"), ("apex", "threads"))  # of make check
 CELLS = [(task, "threads") for task in TASKS] + [(task, "processes") for task in IN_PROCESSES]
 
 
@@ -47,7 +48,10 @@ def beside(runtime: str, queue: int = 0, copies: int = 1) -> list[str]:
     return [f"parallel.{name}={value}" for name, value in numbers.items()]
 
 
-@pytest.mark.parametrize(("task", "runtime"), CELLS)
+@pytest.mark.parametrize(
+    ("task", "runtime"),
+    [pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in CELLS],
+)
 def test_one_actor_in_lock_step_equals_one_loop(tmp_path: Path, task: str, runtime: str) -> None:
     alone, one = train(tmp_path / "alone", task, "parallel.architecture=synchronous")
     parted, other = train(tmp_path / "parted", task, *beside(runtime))

@@ -176,7 +176,13 @@ def test_a_replay_that_was_not_saved_fills_again_before_it_is_learned_from(recip
     assert steps - begin >= 600
 
 
-@pytest.mark.parametrize("more", [(), (*ENGINE[:-1], "parallel.runtime=threads")], ids=["alone", "engine"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param((), id="alone"),
+        pytest.param((*ENGINE[:-1], "parallel.runtime=threads"), id="engine", marks=pytest.mark.slow),
+    ],
+)
 def test_episodes_begin_anew_where_actions_were_drawn_on_another_kind_of_device(
     more: tuple[str, ...],
 ) -> None:

@@ -127,6 +127,7 @@ def test_the_best_checkpoint_is_the_best_there_was(
     assert run.mean_return < highest - 30
 
 
+@pytest.mark.slow
 def test_dqn_resumes_to_more_steps_with_its_replay(tmp_path: Path) -> None:
     run = redline.train(
         "CartPole-v1", "dqn", steps=1500, folder=str(tmp_path), overrides=["run.tensorboard=false"]

@@ -115,7 +115,7 @@ class Doomed:
 def test_a_role_that_keeps_dying_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PAUSE", 0.0)
     monkeypatch.setattr(processes, "LIMIT", 1)
-    crew = ProcessCrew([Doomed()])
+    crew = ProcessCrew([Doomed()], torch=False)
     try:
         with pytest.raises(
             RunError, match="doomed died 2 times in a row, the last time it exited with code 7"

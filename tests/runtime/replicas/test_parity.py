@@ -113,6 +113,15 @@ def cells() -> Iterator[tuple[str, str, str, int]]:
 
 
 CELLS = tuple(cells())
+QUICK = (  # of make check: every architecture, and what differs most among tasks
+    ("a2c", "accel_sync", "threads", 2),
+    ("ppo-normalised", "accel_sync", "threads", 3),
+    ("apex", "accel_sync", "threads", 1),
+    ("a2c-one-environment", "a3c", "threads", 1),
+    ("ppo", "accel_async", "threads", 1),
+    ("n_step_q", "gorila", "threads", 1),
+    ("apex", "gorila_global", "threads", 1),
+)
 
 
 def train(folder: Path, task: str, *overrides: str) -> Trained:
@@ -170,7 +179,10 @@ def assert_close(task: str, one: Trained, other: Trained) -> None:
 
 
 # Accel RL, check 1; A3C, check 5, with one environment too, step for step; RLlib, check 2.
-@pytest.mark.parametrize(("task", "architecture", "runtime", "copies"), CELLS)
+@pytest.mark.parametrize(
+    ("task", "architecture", "runtime", "copies"),
+    [pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in CELLS],
+)
 def test_copies_equal_one_loop(
     tmp_path: Path,
     one_loop: Callable[..., Trained],
@@ -195,8 +207,13 @@ def test_copies_equal_one_loop(
         assert not torch.equal(copy["target"], copy["weights"])
 
 
+def test_make_check_compares_every_architecture_with_one_loop() -> None:
+    assert set(QUICK) <= set(CELLS)
+    assert {architecture for _, architecture, _, _ in QUICK} == {cell[1] for cell in CELLS}
+
+
 @pytest.mark.parametrize("runtime", ["threads", "processes"])
-@pytest.mark.parametrize("task", REPLAYED)
+@pytest.mark.parametrize("task", [pytest.param("dqn", marks=pytest.mark.slow), "apex"])
 def test_copies_with_replays_of_their_own_stay_bit_identical(task: str, runtime: str) -> None:
     environment, recipe, steps, own = TASKS[task]
     overrides = [*COMMON, *own, *on("accel_sync", runtime, 2), f"run.steps={steps}", "run.seed=3"]

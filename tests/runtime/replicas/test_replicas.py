@@ -241,7 +241,7 @@ def test_steps_taken_on_the_way_to_rest_count_after_a_restart() -> None:
             parts.close()
 
 
-@pytest.mark.parametrize(("servers", "then"), [(1, 3), (3, 1), (2, 2)])
+@pytest.mark.parametrize(("servers", "then"), [(1, 3), pytest.param(3, 1, marks=pytest.mark.slow), (2, 2)])
 def test_another_number_of_servers_goes_on_where_those_before_stopped(
     servers: int, then: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +303,9 @@ def test_lockstep_resumes_where_it_stopped_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(states[0].state["learner"]["weights"], states[1].state["learner"]["weights"])
 
 
-@pytest.mark.parametrize("architecture", ["a3c", "accel_async", "gorila"])
+@pytest.mark.parametrize(
+    "architecture", ["a3c", pytest.param("accel_async", marks=pytest.mark.slow), "gorila"]
+)
 def test_one_copy_apart_resumes_where_it_stopped_bit_for_bit(tmp_path: Path, architecture: str) -> None:
     """With Adam, whose moments are shared and whose count of steps is not."""
     numbers = {"queue": 0, "servers": 1} if architecture == "gorila" else {}
@@ -326,7 +328,9 @@ def test_one_copy_apart_resumes_where_it_stopped_bit_for_bit(tmp_path: Path, arc
     assert torch.equal(states[0].state["learner"]["weights"], states[1].state["learner"]["weights"])
 
 
-@pytest.mark.parametrize("lost", ["a whole copy", "replays", "the first copy's episodes"])
+@pytest.mark.parametrize(
+    "lost", [pytest.param("a whole copy", marks=pytest.mark.slow), "replays", "the first copy's episodes"]
+)
 def test_whatever_a_resume_lost_copies_in_lockstep_learn_together(lost: str) -> None:
     """A copy whose replay was empty made no updates, and the others waited for it for ever."""
     starts = 300
