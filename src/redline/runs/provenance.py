@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import re
@@ -101,6 +102,12 @@ def _last_part(argument: str) -> str:
 
 def versions() -> dict[str, str]:
     """Of Redline, which may run from its sources, and of the packages around it that are installed."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    # Reading what a package says of itself takes milliseconds, and a run asks several times.
     found = {"redline": VERSION}
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
