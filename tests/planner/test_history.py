@@ -16,8 +16,9 @@ def row(name: str, what: str) -> Row:
     return next(row for row in TABLES[name][1]() if row.what == what)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "apex" else pytest.mark.slow) for name in TABLES]
+)
 def test_predicted_figures_are_within_the_stated_error(name: str) -> None:
     rows = TABLES[name][1]()
     assert any(row.use == "predicted" for row in rows)
@@ -47,6 +48,7 @@ def test_stepping_together_collapses_where_restarts_are_slow_and_nothing_else_do
         assert kept(arrangement) > 1.0
 
 
+@pytest.mark.slow
 def test_what_was_not_reproduced_is_still_not() -> None:
     for name, what in MISSED:
         assert abs(row(name, what).error) > STATED[name], f"{what} is reproduced now: take it off the list"

@@ -162,7 +162,7 @@ def test_dqn_keeps_its_ratio_of_updates_to_steps(monkeypatch: pytest.MonkeyPatch
     settings = experiment("dqn", algorithm={"update_every": 4}, replay=REPLAY, sampler={"num_envs": 8})
     with running(settings) as loop:
         learner = loop.parts.learner
-        steps = drive(loop, lambda: learner.version >= 300)
+        steps = drive(loop, lambda: learner.version >= 100)
         behind = (loop.intake.total - 200) / 4 - learner.version
         assert 0 <= behind <= loop.pace.round_steps / 4 * (2 + loop.parts.experiment.parallel.queue)
         gate = Gate(monkeypatch)
@@ -180,9 +180,8 @@ def test_a_bound_on_the_replay_ratio_pauses_the_learner_only() -> None:
         def close_to_it() -> bool:
             produced = loop.intake.total - 200
             assert loop.pace.consumed <= 0.5 * max(produced, 0)
-            return (
-                produced > 4_000 and loop.pace.consumed > 0.4 * produced
-            )  # at once, unless others are busy here
+            # At once, unless others are busy here.
+            return produced > 2_000 and loop.pace.consumed > 0.4 * produced
 
         drive(loop, close_to_it)
         gauges = loop.gauges()
@@ -232,7 +231,7 @@ def test_actors_priorities_enter_the_replay(monkeypatch: pytest.MonkeyPatch) -> 
 def test_lag_is_that_of_the_samples_drawn() -> None:
     """Versions behind grow while old experience is drawn again and again, and are never negative."""
     with running(experiment()) as loop:
-        drive(loop, lambda: loop.parts.learner.version >= 200)
+        drive(loop, lambda: loop.parts.learner.version >= 50)
         lag = loop.gauges().lag
         assert 0 <= lag["mean"] <= lag["p95"] <= lag["max"] <= loop.parts.learner.version
         assert lag["max"] > 0
@@ -240,7 +239,7 @@ def test_lag_is_that_of_the_samples_drawn() -> None:
 
 
 def test_weights_are_published_every_so_many_updates() -> None:
-    with running(experiment(parallel={"publish_every": 50})) as loop:
+    with running(experiment(parallel={"publish_every": 20})) as loop:
         published = set()
         publish = loop.muster.weights.publish
 
@@ -249,9 +248,9 @@ def test_weights_are_published_every_so_many_updates() -> None:
             publish(sources, version)
 
         loop.muster.weights.publish = watch  # type: ignore[method-assign]
-        drive(loop, lambda: loop.parts.learner.version >= 175)
-        last = loop.parts.learner.version // 50 * 50
-        assert published == set(range(50, last + 1, 50))
+        drive(loop, lambda: loop.parts.learner.version >= 70)
+        last = loop.parts.learner.version // 20 * 20
+        assert published == set(range(20, last + 1, 20))
 
 
 @pytest.mark.parametrize("runtime", ["threads", "processes"])
@@ -273,7 +272,7 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path, runtime: str) -> None:
         assert len(loop.feeder.replay) == held
         taken, _ = loop.iterate(steps, 0.0, never)
         assert taken >= state["uncounted"]
-        steps = drive(loop, lambda: loop.intake.total > counted + 2_000, steps + taken)
+        steps = drive(loop, lambda: loop.intake.total > counted + 1_000, steps + taken)
         assert loop.feeder.replay.produced == loop.intake.total
         assert loop.parts.learner.version > 50
 
@@ -281,7 +280,7 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path, runtime: str) -> None:
 @pytest.mark.parametrize("recipe", ["apex", "dqn"])
 def test_a_replay_that_was_not_saved_fills_again_before_it_is_learned_from(recipe: str) -> None:
     few = {"parallel": {"architecture": "apex"}, "run": {"save_replay": False}}
-    settings = experiment(recipe, algorithm={"learning_starts": 2_000}, **few)
+    settings = experiment(recipe, algorithm={"learning_starts": 1_000}, **few)
     with running(settings) as loop:
         steps = drive(loop, lambda: loop.parts.learner.version >= 20)
         learner, state = loop.parts.learner.state(), loop.state()
@@ -291,7 +290,7 @@ def test_a_replay_that_was_not_saved_fills_again_before_it_is_learned_from(recip
             assert not again.load_state(state)
             before = again.parts.learner.version
             drive(again, lambda: again.parts.learner.version > before, steps)
-            assert len(again.feeder.replay) >= 2_000
+            assert len(again.feeder.replay) >= 1_000
 
 
 def test_the_ladder_goes_on_from_copy_to_copy() -> None:
@@ -333,9 +332,10 @@ def test_slots_enter_the_replay_in_the_order_they_were_filled() -> None:
 def test_stacks_of_frames_come_in_whole(tmp_path: Path) -> None:
     """Pong's frames are stored once, and stacks that do not continue are refused: a gap or a swap would be seen."""
     overrides = ["replay.capacity=8000", "algorithm.learning_starts=512", "algorithm.batch=16"]
-    overrides += ["run.checkpoint_every=1024", "run.tensorboard=false", "parallel.runtime=threads"]
-    run = redline.train("ALE/Pong-v5", "apex_atari", steps=4096, folder=tmp_path, overrides=overrides)
-    assert run.steps >= 4096
+    overrides += ["run.checkpoint_every=512", "run.tensorboard=false", "parallel.runtime=threads"]
+    overrides += ["learner.precision=fp32", "sampler.num_envs=8"]  # an emulator takes long to start
+    run = redline.train("ALE/Pong-v5", "apex_atari", steps=2048, folder=tmp_path, overrides=overrides)
+    assert run.steps >= 2048
 
 
 @pytest.mark.slow
