@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import itertools
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,20 @@ def folder_of(file: Path, package: Path = PACKAGE) -> str:
     return file.relative_to(package).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    """Packages that provide each module, of all that are installed."""
+    return importlib.metadata.packages_distributions()
+
+
 def imported(file: Path) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of everything a file imports: at the top, in functions, for type checking, by name."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -123,7 +135,7 @@ def test_modules_do_not_import_each_other_in_circles() -> None:
 
 def _loaded_modules(file: Path) -> Iterator[Path]:
     """Modules of the package, other than folders' __init__, that ``file`` imports at its top level."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = parsed(file.read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             base = PACKAGE.joinpath(*(node.module or "").split(".")[1:])
@@ -151,16 +163,15 @@ def test_packages_that_are_imported_are_declared(tree: str, extras: bool) -> Non
     if extras:
         wanted += itertools.chain(*project["optional-dependencies"].values())
     declared = {re.split(r"[\[<>=~! ]", each)[0].lower() for each in wanted}
-    distributions = importlib.metadata.packages_distributions()
     missing = set()
     for file in (ROOT / tree).rglob("*.py"):
-        nodes = ast.parse(file.read_text(encoding="utf-8")).body
+        nodes = parsed(file.read_text(encoding="utf-8")).body
         for node in nodes if tree == "src" else ast.walk(ast.Module(nodes, [])):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - LOCAL:
-                if not {each.lower() for each in distributions.get(top, [top])} & declared:
+                if not {each.lower() for each in distributions().get(top, [top])} & declared:
                     missing.add(f"{file.relative_to(ROOT)}: {top}")
     assert not missing, "\n".join(sorted(missing))
 

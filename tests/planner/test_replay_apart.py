@@ -146,9 +146,9 @@ def test_it_is_predicted_however_little_the_bound_promises() -> None:
 
 def test_an_answer_says_where_the_replay_is() -> None:
     option = replace(APART, settings={"parallel.copies": 1, "parallel.replay": "process"})
-    ranked = [Ranked(each, predict(each, REMEMBERS, REMEMBERS.machine)) for each in (option, TOGETHER)]
-    plan = Plan(REMEMBERS, REMEMBERS.machine, ranked)
-    said = "\n".join(lines(plan, explain(plan, predict)))
+    rate = Prediction(1000.0, 10.0, {"actor": 1.0, "learner": 0.5}, 2.0)
+    plan = Plan(REMEMBERS, REMEMBERS.machine, [Ranked(each, rate) for each in (option, TOGETHER)])
+    said = "\n".join(lines(plan, explain(plan, lambda *_: rate)))  # what it is called hangs on no number
     assert "in processes: 1 actor of 1 environments, the replay in a process of its own." in said
     assert "apex, processes, 1 x 1 environments, replay apart" in said
     assert "--set parallel.replay=process" in describe(option)
