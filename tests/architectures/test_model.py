@@ -111,21 +111,23 @@ def test_what_has_not_begun_holds_nobody_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "copies", "cores", "expected"),
+    ("name", "copies", "cores", "threads", "expected"),
     [
-        ("impala", 1, 2, False),
-        ("impala", 2, 2, True),
-        ("impala", 15, 16, False),
-        ("seed", 1, 2, True),  # the server keeps a core busy as well
-        ("apex", 4, 2, False),  # how much is learned from each sample would change
-        ("synchronous", 1, 1, False),
-        ("a3c", 4, 2, False),  # nobody learns for others
+        ("impala", 1, 2, 1, False),
+        ("impala", 1, 2, 2, True),  # its environments step on both
+        ("impala", 2, 2, 1, True),
+        ("impala", 15, 16, 1, False),
+        ("impala", 4, 16, 4, True),
+        ("seed", 1, 2, 1, True),  # the server keeps a core busy as well
+        ("apex", 4, 2, 2, False),  # how much is learned from each sample would change
+        ("synchronous", 1, 1, 1, False),
+        ("a3c", 4, 2, 1, False),  # nobody learns for others
     ],
 )
 def test_those_who_could_keep_every_core_busy_give_way(
-    name: str, copies: int, cores: int, expected: bool
+    name: str, copies: int, cores: int, threads: int, expected: bool
 ) -> None:
-    assert gives_way(ARCHITECTURES[name].sized(copies), cores) == expected
+    assert gives_way(ARCHITECTURES[name].sized(copies), cores, threads) == expected
 
 
 def test_late_unrolls_are_dropped_only_when_asked() -> None:

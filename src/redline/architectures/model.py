@@ -174,15 +174,16 @@ def lag_bound(architecture: Architecture) -> int | None:
     return -(-flying // take) - 1 + (0 if held(architecture) else 1)
 
 
-def gives_way(architecture: Architecture, cores: int) -> bool:
-    """Whether all others let the learner have a core first: where those who make unrolls could keep every core busy.
+def gives_way(architecture: Architecture, cores: int, threads: int = 1) -> bool:
+    """Whether all others let the learner have a core first: where those who make unrolls, each on ``threads`` threads,
+    could keep every core busy.
 
     Work is done at the same rate either way. But with equal shares a learner that wants more than its own falls behind,
     and the unrolls that wait for it grow older than those who wait for it need them to be.
     """
     if architecture.has_replay or not any(role.runs == "learn" for role in architecture.roles):
         return False
-    return sum(role.copies for role in architecture.roles if role.runs != "learn") >= cores
+    return sum(role.copies for role in architecture.roles if role.runs != "learn") * threads >= cores
 
 
 def held(architecture: Architecture) -> bool:

@@ -141,6 +141,7 @@ class Workload:
     jitter: float = (
         0.0  # how far unrolls of one copy lie from each other, relative; 0: copies begin in step, too
     )
+    stepping: int = 1  # threads on which an actor's environments step by themselves
     polite: bool = True  # whether actors give way to their learner where the architecture has them do so
     chunks: int = 1  # pieces of central parameters, each behind its own lock; shards of a parameter server
 

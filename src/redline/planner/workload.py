@@ -150,7 +150,11 @@ def _beside(option: Option, costs: Costs, machine: Machine) -> Workload:
     waits = option.queue == 0 and option.copies > 1
     pace = costs.drag.get(f"{option.runtime} {'step' if waits else 'beside'}", 1.0)
     return replace(
-        load, step=load.step.scaled(pace), act=load.act.scaled(pace), learn=load.learn.scaled(pace)
+        load,
+        step=load.step.scaled(pace),
+        act=load.act.scaled(pace),
+        learn=load.learn.scaled(pace),
+        stepping=max(machine.cores // option.copies, 1) if costs.threaded else 1,
     )
 
 

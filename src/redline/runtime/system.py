@@ -39,14 +39,16 @@ def keep_freed_memory() -> bool:
     return all([bool(mallopt(name, value)) for name, value in settings.items()])
 
 
-def give_way(experiment: Experiment) -> None:
-    """From now on let the experiment's learner have a core first, if its architecture wants that on this machine.
+def give_way(experiment: Experiment, threads: int = 1) -> None:
+    """From now on let the experiment's learner have a core first, if its architecture wants that on this machine, where
+    each of those who make unrolls may keep so many ``threads`` busy.
 
     On Linux it holds for the calling thread and all that it starts; elsewhere for processes of their own only, and on
     Windows for nobody: who has a core there is up to the system. Other programs come first, too: ``parallel.give_way``
     turns it off.
     """
-    if not experiment.parallel.give_way or not gives_way(architecture_of(experiment), usable_cores()):
+    wanted = experiment.parallel.give_way and gives_way(architecture_of(experiment), usable_cores(), threads)
+    if not wanted:
         return
     with contextlib.suppress(OSError):  # a system that forbids it: then all are equal
         if sys.platform == "linux":

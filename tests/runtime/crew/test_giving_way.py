@@ -20,7 +20,12 @@ pytestmark = pytest.mark.skipif(
 
 
 def politeness(
-    architecture: str, runtime: str, monkeypatch: pytest.MonkeyPatch, *more: str, cores: int = 2
+    architecture: str,
+    runtime: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *more: str,
+    cores: int = 2,
+    environment: str = "CartPole-v1",
 ) -> list[int]:
     """Levels above this thread's, of all who make unrolls. ``more``: settings."""
     monkeypatch.setattr(system, "usable_cores", lambda: cores)
@@ -33,7 +38,7 @@ def politeness(
     mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     before = set(threading.enumerate())
     with one_thread_each():
-        parts = assemble(api.make_experiment("CartPole-v1", "impala", overrides=settings))
+        parts = assemble(api.make_experiment(environment, "impala", overrides=settings))
         loop = make_loop(parts)
         try:
             loop.iterate(0, 0.0, bool)
@@ -64,6 +69,12 @@ def test_threads_give_way_and_the_learner_does_not(monkeypatch: pytest.MonkeyPat
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert system.NICE in politeness("impala", "threads", monkeypatch)
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+def test_one_actor_whose_environments_keep_every_core_busy_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ("parallel.copies=1", "sampler.num_envs=2", "learner.precision=fp32")
+    assert system.NICE in politeness("impala", "threads", monkeypatch, *one, environment="ALE/Pong-v5")
+    assert set(politeness("impala", "threads", monkeypatch, "parallel.copies=1")) == {0}
 
 
 def test_where_there_are_cores_enough_nobody_does(monkeypatch: pytest.MonkeyPatch) -> None:

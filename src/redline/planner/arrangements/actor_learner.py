@@ -75,7 +75,7 @@ def spawn_learner(line: Line) -> None:
     """Spawn the learner of a line."""
     role = next(role for role in line.world.architecture.roles if role.runs == "learn")
     load = line.world.load
-    first = load.polite and gives_way(line.world.architecture, load.cores)
+    first = load.polite and gives_way(line.world.architecture, load.cores, load.stepping)
     line.world.engine.spawn(learner(line), line.world.meters[role.name], first=first)
 
 

@@ -81,7 +81,7 @@ class ActorJob:
     def run(self, port: Port) -> None:
         """Fill the slots whose numbers come, each with the newest weights, until the run ends."""
         keep_freed_memory()
-        give_way(self.experiment)
+        give_way(self.experiment, self.threads if self.spec.threaded else 1)
         network = ActingNetwork(self.experiment, self.spec, self._algorithm().network_kind)
         actor, priorities = self._make_actor(network), self._make_priorities()
         waited, before = 0.0, self.board.role_events(self.role)  # of those who had this role before

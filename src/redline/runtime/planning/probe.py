@@ -16,7 +16,6 @@ import torch
 
 from redline.architectures.config import ParallelConfig
 from redline.environments.atari import only_timed
-from redline.learners.exchanges.allreduce import AllReduce
 from redline.learners.transfer import Transfer
 from redline.ops.returns import gae
 from redline.planner.costs import Curve
@@ -28,15 +27,13 @@ from redline.runtime.parts import Parts, assemble
 from redline.runtime.planning import crews, loops, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
-from redline.runtime.planning.together import ON_GPU, Budget, in_company, with_servers
+from redline.runtime.planning.together import ON_GPU, Budget, in_company, sharing, with_servers
 from redline.runtime.planning.trial import shortened, soon
 from redline.runtime.planning.wholes import with_actor, with_copies, with_crowd, with_lock_step
 from redline.runtime.pool import one_thread_each
 from redline.runtime.precision import Work, network_passes
-from redline.runtime.replicas.reducers import Rows, SharedReducer
 
 Say = Callable[[str], None]
-MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
 LOOKS = 3  # at a round once more, after all else: one busy moment does not make the first one wrong
 UNSURE = 0.1  # relative: measurements that lie further apart are told
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
@@ -134,10 +131,6 @@ class _Probe:
             self.say("roles side by side")
             turns = loops.alone(self)
             self.together = loops.together(self, turns)
-            on_gpu = None
-            if ON_GPU in act:
-                with self._sized(1, *ON_GPU.split()) as on:
-                    on_gpu = loops.beyond_on_gpu(self, on, learn[ON_GPU][1], act[ON_GPU])
             company = in_company(self, learn, unroll)
             flops, kernels = pieces.arithmetic(parts)
             self._note_company()
@@ -162,10 +155,10 @@ class _Probe:
                 hand=dict.fromkeys(("threads", "processes"), self._hand(unroll)),
                 publish=crews.publication(parts),
                 **self._remembering(envs),
-                exchange=self._exchange(learn[self.place][1], updates, unroll),
+                exchange=sharing(self, learn[self.place][1], updates, unroll),
                 **company,
                 between=loops.beyond(self, turns, learn[self.place][1]),
-                between_gpu=on_gpu,
+                between_gpu=self._between_on_gpu(learn, act),
                 threaded=parts.spec.threaded,
                 together=self.together,
                 reset=pieces.resets(parts),
@@ -182,6 +175,12 @@ class _Probe:
             for room in self.rooms.values():
                 room.close()
             self.parts.close()
+
+    def _between_on_gpu(self, learn: dict[str, dict[int, float]], act: dict[str, Curve]) -> float | None:
+        if ON_GPU not in act:
+            return None
+        with self._sized(1, *ON_GPU.split()) as on:
+            return loops.beyond_on_gpu(self, on, learn[ON_GPU][1], act[ON_GPU])
 
     def _spread(self, envs: int) -> float:
         """How far a second look at a round lies from the first, relative: what the machine did to it meanwhile."""
@@ -315,34 +314,6 @@ class _Probe:
         if not self.replays:
             return {}
         return dict(zip(("draw", "store"), pieces.remembering(self.room(envs)), strict=True))
-
-    def _exchange(self, learn: float, updates: float, unroll: Any) -> dict[str, float]:
-        """Seconds that sharing one gradient adds to an update: of the way there, as it is; of meeting, a guess.
-
-        The learner is given a company of one to share with, which costs it everything but the waiting.
-        """
-        learner = self.parts.learner
-        rows = Rows(1, 4 * (learner.flat.numel() + 64), shared=False)
-        alone = learner.exchange
-        try:
-            learner.exchange = AllReduce(SharedReducer(rows, 0, bool))
-            if self.replays:
-                shared = median_of(unroll, self.budget.learn)
-            else:
-                shared = pieces.learning(self.parts, unroll, self.budget.learn)
-        finally:
-            learner.exchange = alone
-            rows.close()
-        flat = torch.zeros_like(learner.flat)
-        once = fastest_half(lambda: flat.add_(1.0), 0.05)  # a pass over a gradient: another copy's row
-        way = max((shared - learn) / updates, 0.0) + 2 * once
-        return {
-            "accel_sync": way + MEET,
-            "a3c": 4 * once,
-            "accel_async": 6 * once + MEET,
-            "gorila": 4 * once + MEET,
-            "gorila_global": 4 * once + MEET,
-        }
 
 
 def _width(unroll: Any) -> int:

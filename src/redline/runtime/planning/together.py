@@ -9,23 +9,27 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from redline.architectures.catalogue import find
 from redline.architectures.model import gives_way
+from redline.learners.exchanges.allreduce import AllReduce
 from redline.planner.cores import speeds
 from redline.planner.costs import Curve
 from redline.planner.measured import Costs
 from redline.planner.workload import side_by_side, waiting
 from redline.runtime.experiment import Experiment
 from redline.runtime.parts import Parts
-from redline.runtime.planning import crews
-from redline.runtime.planning.pieces import Collecting, Round, faster_half
+from redline.runtime.planning import crews, pieces
+from redline.runtime.planning.pieces import Collecting, Round, faster_half, fastest_half, median_of
 from redline.runtime.pool import Pool
+from redline.runtime.replicas.reducers import Rows, SharedReducer
 
 ON_GPU = "cuda bf16"  # where a server acts, if it can
 SATURATED = (
     0.9  # of its time that a server is at work: workers wait for it then, and their rounds tell no more
 )
+MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
 MANY = 4  # cores above which actors beside a learner stand for actors alone
 
 
@@ -160,7 +164,7 @@ def _fair(bench: Bench, actors: int, learners: int = 0) -> Fair:
     envs = bench.experiment.sampler.num_envs
     width = min(max(bench.cores // actors, 1), max(envs // actors, 1)) if bench.parts.spec.threaded else 1
     lost = waiting(width, min(bench.cores, envs), bench.together)
-    polite = gives_way(find("apex" if bench.replays else "impala").sized(actors), bench.cores)
+    polite = gives_way(find("apex" if bench.replays else "impala").sized(actors), bench.cores, width)
     return fair(each, bench.cores, actors, width, learners, lost, polite=polite)
 
 
@@ -188,6 +192,35 @@ def _late(cores: int, actors: int, learners: int, polite: bool) -> tuple[float, 
     rest, first = (actors, learners) if polite else (actors + learners, 0)
     slow, fast = speeds(cores, rest, first)
     return 1.0 / slow, 1.0 / (fast if polite else slow)
+
+
+def sharing(bench: Bench, learn: float, updates: float, unroll: Any) -> dict[str, float]:
+    """Seconds that sharing one gradient adds to an update: of the way there, as it is; of meeting, a guess.
+
+    The learner is given a company of one to share with, which costs it everything but the waiting.
+    """
+    learner = bench.parts.learner
+    rows = Rows(1, 4 * (learner.flat.numel() + 64), shared=False)
+    alone = learner.exchange
+    try:
+        learner.exchange = AllReduce(SharedReducer(rows, 0, bool))
+        if bench.replays:
+            shared = median_of(unroll, bench.budget.learn)
+        else:
+            shared = pieces.learning(bench.parts, unroll, bench.budget.learn)
+    finally:
+        learner.exchange = alone
+        rows.close()
+    flat = torch.zeros_like(learner.flat)
+    once = fastest_half(lambda: flat.add_(1.0), 0.05)  # a pass over a gradient: another copy's row
+    way = max((shared - learn) / updates, 0.0) + 2 * once
+    return {
+        "accel_sync": way + MEET,
+        "a3c": 4 * once,
+        "accel_async": 6 * once + MEET,
+        "gorila": 4 * once + MEET,
+        "gorila_global": 4 * once + MEET,
+    }
 
 
 def with_servers(bench: Bench, costs: Costs) -> Costs:
