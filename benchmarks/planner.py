@@ -165,7 +165,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     lags = [
         abs(row["lag_predicted"] - row["lag_measured"]) / max(row["lag_measured"], 0.5)
         for row in rows
-        if "lag_measured" in row
+        if row.get("lag_measured") or row.get("lag_predicted")  # where both are zero nothing was at stake
     ]
     return {
         "configurations": len(rows),

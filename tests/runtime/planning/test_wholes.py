@@ -50,11 +50,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Option]:
 def made_up(recipe: str, cores: int, envs: int) -> tuple[Any, Costs]:
     """A bench and its costs, with numbers made up."""
     made = recipes.find(recipe, "CartPole-v1")
-    algorithm = replace(made.algorithm, unroll=20)  # type: ignore[call-arg]
-    made = replace(made, algorithm=algorithm, sampler=replace(made.sampler, num_envs=envs))  # type: ignore[arg-type]
+    algorithm: Any = made.algorithm
+    algorithm = algorithm if recipe == "dqn" else replace(algorithm, unroll=20)
+    made = replace(made, algorithm=algorithm, sampler=replace(made.sampler, num_envs=envs))
     costs = replace(COSTS, machine=replace(COSTS.machine, cores=cores), envs=envs, algorithm=recipe)
     parts = SimpleNamespace(
-        algorithm=SimpleNamespace(max_lag={"ppo": 1, "impala": None}[recipe]),
+        algorithm=SimpleNamespace(max_lag={"ppo": 1, "impala": None, "dqn": None}[recipe]),
         spec=environments.probe(made.environment),
     )
     found = SimpleNamespace(
@@ -64,7 +65,7 @@ def made_up(recipe: str, cores: int, envs: int) -> tuple[Any, Costs]:
         round=lambda count: Round(COSTS.step[1], 1e-3, 1e-4),
         parts=parts,
         place="cpu fp32",
-        replays=False,
+        replays=recipe == "dqn",
     )
     return found, costs
 
@@ -125,8 +126,19 @@ def test_an_actor_beside_a_learner_is_predicted_to_go_as_it_did(trained: list[Op
     assert rates[1] / rates[0] == pytest.approx(1 / found.drag[f"{runtime} beside"], rel=0.1), (
         "so do more of them"
     )
-    replays = SimpleNamespace(**{**vars(room), "replays": True})
-    assert with_actor(replays, costs) is costs, "of Ape-X this tells nothing"
+
+
+@pytest.mark.parametrize("runtime", ["threads", "processes"])
+def test_so_is_one_with_a_replay_between_them(trained: list[Option], runtime: str) -> None:
+    room, costs = made_up("dqn", cores=2, envs=8)
+    costs = replace(costs, learn={"cpu fp32": {1: 1e-3}}, drag={"processes learner": 1.2})
+    found = with_actor(room, costs)
+    assert {(each.architecture, each.copies, each.environments, each.apart) for each in trained} == {
+        ("apex", 1, 8, False)
+    }
+    option = next(each for each in trained if each.runtime == runtime)
+    assert predict(option, found, found.machine).steps_per_second == pytest.approx(RATES[runtime], rel=0.05)
+    assert found.hand == costs.hand, "its messages go to the replay"
 
 
 def test_what_a_learner_does_besides_learning_belongs_to_the_messages(
