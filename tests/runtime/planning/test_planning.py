@@ -331,6 +331,19 @@ def test_a_trial_tells_who_was_at_work_while_it_counted() -> None:
     assert trial._drive(loop, learner, 10**9, 0.2, 0.02).utilisation["learner"] > 0.8
 
 
+def test_a_trial_counts_from_arrival_to_arrival() -> None:
+    """A slot of a hundred steps comes with every fifth batch of 10 ms: 2,000 a second, wherever the time is up."""
+    learner = SimpleNamespace(version=0)
+
+    def iterate(*_: Any) -> tuple[int, dict[str, Any]]:
+        time.sleep(0.01)
+        learner.version += 1
+        return (0 if learner.version % 5 else 100), {}
+
+    loop = SimpleNamespace(iterate=iterate, gauges=Gauges)
+    assert 1000 < trial._drive(loop, learner, 10**9, 0.03, 0.02).steps_per_second <= 2000
+
+
 @pytest.mark.parametrize("recipe", ["ppo", "dqn"])
 def test_a_run_is_expected_to_do_what_was_measured_before_its_choices_were_made(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

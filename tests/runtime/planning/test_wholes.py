@@ -227,6 +227,21 @@ def test_a_rate_counts_from_where_it_has_learned_for_a_moment(
     assert 0.0 <= seen.core < 0.01, "it slept"
 
 
+def test_a_rate_is_taken_from_arrival_to_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot of a hundred steps comes with every fifth batch of 10 ms: 2,000 a second, wherever the time is up."""
+    monkeypatch.setattr(wholes, "WARM", 0.02)
+    loop = Fake(queue=1)
+
+    def iterate(*_: Any) -> tuple[int, dict[str, Any]]:
+        loop.batches += 1
+        loop.parts.learner.version += 1
+        time.sleep(0.01)
+        return (0 if loop.batches % 5 else 100), {}
+
+    loop.iterate = iterate  # type: ignore[method-assign]
+    assert 1000 < wholes._seen(loop.parts, loop, 0.01).rate <= 2000
+
+
 def test_what_never_learns_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wholes, "STARTS", 0.05)
     loop = Fake(queue=1)

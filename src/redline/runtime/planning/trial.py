@@ -16,6 +16,7 @@ from redline.types import RunError, lag_gauges
 
 WARM = 1.0  # seconds after the first update that are not counted: caches, kernels, queues filling
 SETTLED = 4  # batches in which queues that filled while the first was learned from find their depth
+LONGEST = 4.0  # times as long as asked for, to end with an arrival: steps come by the slot, and few of those a second
 SOON = 0.1  # seconds of a batch that are short enough to see several
 STARTS = 120.0  # seconds in which the first update must have come
 
@@ -82,11 +83,12 @@ def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured: 
             continue
         if first is None:
             batches += 1
-            if now - learning >= warm and (batches > SETTLED or now - learning >= 3 * warm):
+            ready = now - learning >= warm and (batches > SETTLED or now - learning >= 3 * warm)
+            if ready and (taken or now - learning >= LONGEST * max(warm, seconds)):
                 first = now, steps, learner.version, _lags(loop)
                 loop.gauges()  # from here on it counts who is at work
             continue
-        if now - first[0] >= seconds:
+        if now - first[0] >= seconds and (taken or now - first[0] >= LONGEST * seconds):
             gauges = loop.gauges()
             elapsed = now - first[0]
             return Measured(

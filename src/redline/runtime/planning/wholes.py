@@ -159,16 +159,24 @@ def _trained(experiments: dict[str, Experiment], seconds: float) -> dict[str, Se
 
 
 def _seen(parts: Parts, loop: Any, seconds: float) -> Seen:
-    """What a loop reaches, once it learns and has done so for a moment: buffers are made, unrolls wait if they may."""
+    """What a loop reaches, once it learns and has done so for a moment: buffers are made, unrolls wait if they may.
+
+    From one arrival of steps to another: they come by the slot, and there may be few of those in a second.
+    """
     steps, first = 0, time.perf_counter()
     begin: float | None = None
     before, batches, core = 0, 0, 0.0
-    while begin is None or not batches or time.perf_counter() - begin < seconds:
-        steps += loop.iterate(steps, 0.0, bool)[0]
+    while True:
+        taken = loop.iterate(steps, 0.0, bool)[0]
+        steps += taken
         batches += 1
         now = time.perf_counter()
-        if begin is None and parts.learner.version and now - first > WARM:
-            begin, before, batches, core = now, steps, 0, time.process_time()
         if now - first > STARTS:
             raise RunError(f"no update within {STARTS:.0f} s ({steps} agent steps): nothing to measure")
-    return Seen((steps - before) / (time.perf_counter() - begin), (time.process_time() - core) / batches)
+        if not taken:
+            continue
+        if begin is None:
+            if parts.learner.version and now - first > WARM:
+                begin, before, batches, core = now, steps, 0, time.process_time()
+        elif now - begin >= seconds:
+            return Seen((steps - before) / (now - begin), (time.process_time() - core) / batches)
