@@ -331,6 +331,14 @@ def test_a_trial_tells_who_was_at_work_while_it_counted() -> None:
     assert trial._drive(loop, learner, 10**9, 0.2, 0.02).utilisation["learner"] > 0.8
 
 
+def test_a_trial_of_what_owes_updates_tells_the_rate_of_the_long_run() -> None:
+    found = Measured(steps_per_second=250.0, updates_per_second=48.0, seconds=1.0)
+    dqn = experiment_of("dqn", "algorithm.update_every=4").algorithm
+    assert trial._in_the_long_run(found, dqn).steps_per_second == 4 * 48.0
+    for recipe in ("ppo", "apex"):  # nothing holds Ape-X's updates to its steps
+        assert trial._in_the_long_run(found, experiment_of(recipe).algorithm) == found
+
+
 def test_a_trial_counts_from_arrival_to_arrival() -> None:
     """A slot of a hundred steps comes with every fifth batch of 10 ms: 2,000 a second, wherever the time is up."""
     learner = SimpleNamespace(version=0)

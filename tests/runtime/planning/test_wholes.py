@@ -128,17 +128,10 @@ def test_an_actor_beside_a_learner_is_predicted_to_go_as_it_did(trained: list[Op
     )
 
 
-@pytest.mark.parametrize("runtime", ["threads", "processes"])
-def test_so_is_one_with_a_replay_between_them(trained: list[Option], runtime: str) -> None:
+def test_beside_a_replay_nothing_is_looked_at(trained: list[Option]) -> None:
     room, costs = made_up("dqn", cores=2, envs=8)
-    costs = replace(costs, learn={"cpu fp32": {1: 1e-3}}, drag={"processes learner": 1.2})
-    found = with_actor(room, costs)
-    assert {(each.architecture, each.copies, each.environments, each.apart) for each in trained} == {
-        ("apex", 1, 8, False)
-    }
-    option = next(each for each in trained if each.runtime == runtime)
-    assert predict(option, found, found.machine).steps_per_second == pytest.approx(RATES[runtime], rel=0.05)
-    assert found.hand == costs.hand, "its messages go to the replay"
+    assert with_actor(room, costs) is costs
+    assert not trained
 
 
 def test_what_a_learner_does_besides_learning_belongs_to_the_messages(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from redline.planner.options import Measured
-from redline.runtime.experiment import Experiment, uses_replay
+from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.runtime.launch import make_loop
 from redline.runtime.parts import assemble
 from redline.runtime.pool import one_thread_each
@@ -59,11 +59,20 @@ def try_out(experiment: Experiment, seconds: float = 4.0, warm: float = WARM) ->
         try:
             loop = make_loop(parts)
             try:
-                return _drive(loop, parts.learner, experiment.run.steps, seconds, warm)
+                found = _drive(loop, parts.learner, experiment.run.steps, seconds, warm)
             finally:
                 loop.close()
         finally:
             parts.close()
+    return _in_the_long_run(found, experiment.algorithm)
+
+
+def _in_the_long_run(found: Measured, algorithm: Any) -> Measured:
+    """With the agent steps that updates come to, where the algorithm ties them to each other: at first actors run ahead
+    of the updates that are due, by as many slots as there are."""
+    paced = getattr(ALGORITHMS[type(algorithm)], "paced", False)
+    every = algorithm.update_every if paced else 0
+    return replace(found, steps_per_second=found.updates_per_second * every) if every else found
 
 
 def _drive(loop, learner, total: int, seconds: float, warm: float) -> Measured:  # type: ignore[no-untyped-def]

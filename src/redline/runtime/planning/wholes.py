@@ -69,15 +69,15 @@ def with_crowd(bench: Bench, costs: Costs) -> Costs:
 
 
 def with_actor(bench: Bench, costs: Costs) -> Costs:
-    """One actor beside a learner, with a replay between them if it learns from one: what this spends on a message
-    besides learning, where batches are short, and how much longer all of it takes than by its pieces."""
-    if bench.cores == 1:
+    """One actor beside a learner: what this spends on a message besides learning, where batches are short, and how much
+    longer all of it takes than by its pieces. Not with a replay: its first seconds, in which the learner owes updates,
+    tell nothing of the rest."""
+    if bench.replays or bench.cores == 1:
         return costs
-    name = "apex" if bench.replays else "impala"
-    plans, seen = _at_work(bench, costs, name, 1, "threads" if bench.parts.spec.threaded else None)
+    plans, seen = _at_work(bench, costs, "impala", 1, "threads" if bench.parts.spec.threaded else None)
     late = costs.drag.get("processes learner")
     learned = costs.learn[bench.place][1] * (late or 1.0)
-    if late is not None and "processes" in seen and learned < SHORT and not bench.replays:
+    if late is not None and "processes" in seen and learned < SHORT:
         spent = seen["processes"].core - learned - costs.publish
         costs = replace(costs, hand={name: max(spent, least) for name, least in costs.hand.items()})
     costs = _paced(costs, plans, seen, "beside")
