@@ -187,6 +187,16 @@ def test_simulators_that_step_by_themselves_are_seen_in_threads_alone(trained: l
         assert found.drag[f"processes {name}"] == found.drag[f"threads {name}"] > 1.0
 
 
+def test_processes_are_not_faster_for_what_threads_were_thought_to_lose(
+    trained: list[Option], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, costs = made_up("impala", cores=2, envs=32)
+    room.parts.spec = replace(room.parts.spec, threaded=True)
+    monkeypatch.setitem(RATES, "threads", 1e5)
+    found = with_actor(room, costs)
+    assert found.drag["threads beside"] < found.drag["processes beside"] == 1.0
+
+
 class Fake:
     """A loop whose first three batches are quick, the first of them not learned from; from then on ten steps take ten
     milliseconds."""

@@ -81,8 +81,9 @@ def with_actor(bench: Bench, costs: Costs) -> Costs:
         spent = seen["processes"].core - learned - costs.publish
         costs = replace(costs, hand={name: max(spent, least) for name, least in costs.hand.items()})
     costs = _paced(costs, plans, seen, "beside")
-    if bench.parts.spec.threaded and "threads beside" in costs.drag:  # it leaves the interpreter to others
-        costs = replace(costs, drag=costs.drag | {"processes beside": costs.drag["threads beside"]})
+    if bench.parts.spec.threaded and "threads beside" in costs.drag:
+        # It leaves the interpreter to others. But what threads were thought to lose by it, processes never did.
+        costs = replace(costs, drag=costs.drag | {"processes beside": max(costs.drag["threads beside"], 1.0)})
     return costs
 
 
