@@ -37,18 +37,11 @@ class Seen:
 
 
 def with_copies(bench: Bench, costs: Costs) -> Costs:
-    """Copies that train and share gradients, one for every core: how much longer they take than by their pieces.
-
-    Simulators that step by themselves leave the interpreter to others, and so does a network that takes pictures: then
-    threads tell of processes, too.
-    """
+    """Copies that train and share gradients, one for every core: how much longer they take than by their pieces."""
     if not 1 < bench.cores <= MANY:
         return costs
-    if not bench.parts.spec.threaded:
-        return _as_seen(bench, costs, "accel_sync", bench.cores, "copies")
-    costs = _as_seen(bench, costs, "accel_sync", bench.cores, "copies", only="threads")
-    seen = costs.drag.get("threads copies")
-    return costs if seen is None else replace(costs, drag=costs.drag | {"processes copies": seen})
+    costs = _as_seen(bench, costs, "accel_sync", bench.cores, "copies", only=_only(bench))
+    return _told_by_threads(bench, costs, "copies", least=0.0)
 
 
 def with_lock_step(bench: Bench, costs: Costs) -> Costs:
@@ -74,17 +67,28 @@ def with_actor(bench: Bench, costs: Costs) -> Costs:
     tell nothing of the rest."""
     if bench.replays or bench.cores == 1:
         return costs
-    plans, seen = _at_work(bench, costs, "impala", 1, "threads" if bench.parts.spec.threaded else None)
+    plans, seen = _at_work(bench, costs, "impala", 1, _only(bench))
     late = costs.drag.get("processes learner")
     learned = costs.learn[bench.place][1] * (late or 1.0)
     if late is not None and "processes" in seen and learned < SHORT:
         spent = seen["processes"].core - learned - costs.publish
         costs = replace(costs, hand={name: max(spent, least) for name, least in costs.hand.items()})
-    costs = _paced(costs, plans, seen, "beside")
-    if bench.parts.spec.threaded and "threads beside" in costs.drag:
-        # It leaves the interpreter to others. But what threads were thought to lose by it, processes never did.
-        costs = replace(costs, drag=costs.drag | {"processes beside": max(costs.drag["threads beside"], 1.0)})
-    return costs
+    # What threads were thought to lose by sharing an interpreter, and did not, processes never lost.
+    return _told_by_threads(bench, _paced(costs, plans, seen, "beside"), "beside", least=1.0)
+
+
+def _only(bench: Bench) -> str | None:
+    """The runtime that tells of both: simulators that step by themselves leave the interpreter to others, and so does a
+    network that takes pictures."""
+    return "threads" if bench.parts.spec.threaded else None
+
+
+def _told_by_threads(bench: Bench, costs: Costs, name: str, least: float) -> Costs:
+    """With the drag of threads for processes, too, where threads tell of both."""
+    seen = costs.drag.get(f"threads {name}")
+    if _only(bench) is None or seen is None:
+        return costs
+    return replace(costs, drag=costs.drag | {f"processes {name}": max(seen, least)})
 
 
 def _plans(
@@ -98,9 +102,7 @@ def _plans(
     return {
         each.runtime: (configure(experiment, each), each)
         for each in options(search)[0]
-        if (each.copies, each.copies * each.environments) == (copies, envs)
-        and each.learn_on == place
-        and not each.apart
+        if (each.copies, each.copies * each.environments) == (copies, envs) and each.learn_on == place
     }
 
 
