@@ -29,7 +29,7 @@ class Task:
     """One task with the settings all peers share. Steps are agent steps."""
 
     name: str
-    algorithm: str  # "ppo", "dqn", "impala" or "appo"
+    algorithm: str  # "ppo", "dqn", "impala" or "appo"; "defaults": whatever the framework does by itself
     game: bool  # Pong, 84 x 84 x 4 and the Nature CNN; else CartPole-v1 and two layers of 64
     num_envs: int
     warmup: int  # steps before the clock starts; learning is on long before it does
@@ -47,6 +47,7 @@ class Task:
     learning_starts: int = 1_000
     target_every: int = 1_000
     epsilon: float = 0.01
+    environment: str = ""  # of tasks that leave every setting to the framework: a Gymnasium id
 
     @property
     def steps_per_iteration(self) -> int:
@@ -86,6 +87,18 @@ TASKS = {
         Task("pong-appo", "appo", True, 32, warmup=3_200, unroll=20, epochs=1, minibatch=640),
     )
 }
+DEFAULTS = {  # what the planner's benchmark runs on too
+    "cartpole-defaults": "CartPole-v1",
+    "pong-defaults": "PongNoFrameskip-v4",
+    "cheetah-defaults": "HalfCheetah-v5",
+    "slow-defaults": "worlds:Slow-v0",  # of ../worlds.py
+    "tailed-defaults": "worlds:Tailed-v0",
+    "large-defaults": "worlds:Large-v0",
+}
+TASKS |= {
+    name: Task(name, "defaults", name.startswith("pong"), num_envs=0, warmup=1, environment=id_)
+    for name, id_ in DEFAULTS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class Options:
     peer: str
     task: Task
     seconds: float
-    threads: int
+    threads: int  # 0: as the peer has it
     to_score: bool
     seed: int
     source: str | None
@@ -106,7 +119,8 @@ class Options:
         """Give torch the threads; the environment variables are set already."""
         import torch
 
-        torch.set_num_threads(self.threads)
+        if self.threads:
+            torch.set_num_threads(self.threads)
 
 
 def read_options(peer: str, tasks: Sequence[str], arguments: Sequence[str] | None = None) -> Options:
@@ -124,15 +138,16 @@ def read_options(peer: str, tasks: Sequence[str], arguments: Sequence[str] | Non
     parser.add_argument("--source", help="checkout of a peer that is not on PyPI")
     parser.add_argument("--flag", action="append", default=[], help="a peer's own switch")
     given = parser.parse_args(arguments)
-    if given.to_score and TASKS[given.task].game:
-        parser.error("--to-score is for cartpole-ppo")
-    for name in THREAD_VARIABLES:
+    if given.to_score and not given.task.startswith("cartpole"):
+        parser.error("--to-score is for CartPole")
+    own = given.task in DEFAULTS  # then threads and schedules are the peer's as well
+    if own:
+        given.threads = 0
+    for name in THREAD_VARIABLES if not own else ():
         os.environ[name] = str(given.threads)
     if given.threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    # A peer's own defaults change nothing over a run.
-    scheduled = given.to_score and "defaults" not in given.flag
-    total = SCHEDULE_STEPS if scheduled else FOREVER
+    total = SCHEDULE_STEPS if given.to_score and not own else FOREVER
     return Options(
         peer,
         TASKS[given.task],

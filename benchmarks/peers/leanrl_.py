@@ -13,17 +13,17 @@ import types
 from pathlib import Path
 from typing import Any
 
-from common import Finished, Meter, Options, read_options
+from common import Finished, Meter, read_options
 
 
-def old_envpool(options: Options, meter: Meter) -> Any:
-    """A module with ``make`` alone, whose environments tell ``meter`` when a round of collecting begins."""
+def old_envpool(meter: Meter, every: int, threads: int = 0) -> Any:
+    """A module with ``make`` alone, whose environments tell ``meter`` of every ``every`` agent steps (a round)."""
     import envpool
     import gymnasium
 
     class OldGym(gymnasium.Env):
-        def __init__(self, env: Any) -> None:
-            self.env, self.taken = env, 0
+        def __init__(self, env: Any, number: int) -> None:
+            self.env, self.number, self.taken = env, number, 0
             self.observation_space, self.action_space = env.observation_space, env.action_space
             if not isinstance(env.action_space, gymnasium.spaces.Discrete):
                 self.action_space = gymnasium.spaces.Discrete(int(env.action_space.n))
@@ -32,9 +32,9 @@ def old_envpool(options: Options, meter: Meter) -> Any:
             return self.env.reset()[0]
 
         def step(self, action: Any) -> Any:
-            if self.taken % options.task.steps_per_iteration == 0 and meter.boundary(self.taken):
+            if self.taken % every == 0 and meter.boundary(self.taken):
                 raise Finished
-            self.taken += options.task.num_envs
+            self.taken += self.number
             observation, reward, terminated, truncated, info = self.env.step(action)
             return observation, reward, terminated | truncated, info
 
@@ -42,8 +42,8 @@ def old_envpool(options: Options, meter: Meter) -> Any:
             self.env.close()
 
     def make(name: str, env_type: str, **settings: Any) -> Any:
-        settings["num_threads"] = options.threads
-        return OldGym(envpool.make(name, env_type="gymnasium", **settings))
+        settings |= {"num_threads": threads} if threads else {}
+        return OldGym(envpool.make(name, env_type="gymnasium", **settings), settings["num_envs"])
 
     module = types.ModuleType("envpool")
     module.make = make  # type: ignore[attr-defined]
@@ -63,7 +63,11 @@ def main() -> None:
     meter = Meter(options)
     wandb = types.ModuleType("wandb")
     wandb.init = wandb.log = lambda *_args, **_more: None  # type: ignore[attr-defined]
-    sys.modules |= {"wandb": wandb, "gym": gymnasium, "envpool": old_envpool(options, meter)}
+    sys.modules |= {
+        "wandb": wandb,
+        "gym": gymnasium,
+        "envpool": old_envpool(meter, task.steps_per_iteration, options.threads),
+    }
     file = Path(options.source).resolve() / "leanrl" / "ppo_atari_envpool_torchcompile.py"
     sys.argv = [
         str(file),

@@ -98,20 +98,25 @@ def make_policy(options: Options, envs: Any) -> Any:
     return policy
 
 
-def settings(options: Options) -> dict[str, Any]:
-    """PuffeRL's configuration: the task's numbers, Adam, and its other defaults."""
+def defaults(section: str) -> dict[str, Any]:
+    """What a section of PufferLib's ``default.ini`` says."""
     import pufferlib
 
-    task = options.task
     file = configparser.ConfigParser()
     file.read(Path(pufferlib.__file__).parent / "config" / "default.ini")
-    config = {}
-    for key, text in file["train"].items():
+    said: dict[str, Any] = {}
+    for key, text in file[section].items():
         try:
-            config[key] = ast.literal_eval(text)
+            said[key] = ast.literal_eval(text)
         except (SyntaxError, ValueError):
-            config[key] = text
-    return config | {
+            said[key] = text
+    return said
+
+
+def settings(options: Options) -> dict[str, Any]:
+    """PuffeRL's configuration: the task's numbers, Adam, and its other defaults."""
+    task = options.task
+    return defaults("train") | {
         "env": task.name,
         "device": "cpu",
         "use_rnn": False,

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import DEFAULTS
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ENVIRONMENTS = ROOT / ".venv-peers"
@@ -31,6 +33,7 @@ ALLOWANCE = 240.0  # seconds a script may take beside its measured time: imports
 SCORE_CAP = 120.0  # seconds of training on the way to 475
 PONG_PPO = ("pong-ppo", "pong-ppo-32")
 PONG_ACTOR_LEARNER = ("pong-impala", "pong-appo")
+VECTORS = tuple(name for name in DEFAULTS if name not in ("pong-defaults", "large-defaults"))  # not pictures
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,26 @@ CLEANRL = ("https://github.com/vwxyzjn/cleanrl", "fe8d8a03c41a7ef5b523e2e354bd01
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("sb3", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8"), to_score=True),
-        Peer("sbx", ("cartpole-ppo",), torch=False, to_score=True),
-        Peer("sb3-defaults", ("cartpole-ppo",), to_score=True, flags=("defaults",)),
-        Peer("sbx-defaults", ("cartpole-ppo",), torch=False, to_score=True, flags=("defaults",)),
-        Peer("cleanrl", (*PONG_PPO, "cartpole-ppo", "pong-dqn"), repository=CLEANRL[0], commit=CLEANRL[1]),
-        Peer("leanrl", PONG_PPO, repository=LEANRL[0], commit=LEANRL[1]),
+        Peer("sb3", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8", *DEFAULTS), to_score=True),
+        Peer("sbx", ("cartpole-ppo", *VECTORS), torch=False, to_score=True),
+        Peer(
+            "cleanrl",
+            (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-defaults", *VECTORS),
+            repository=CLEANRL[0],
+            commit=CLEANRL[1],
+        ),
+        Peer("leanrl", (*PONG_PPO, "pong-defaults"), repository=LEANRL[0], commit=LEANRL[1]),
         Peer("leanrl-compile", PONG_PPO, repository=LEANRL[0], commit=LEANRL[1], flags=("compile",)),
-        Peer("pufferlib", (*PONG_PPO, "cartpole-ppo"), to_score=True),
-        Peer("rllib", PONG_ACTOR_LEARNER),
-        Peer("samplefactory", PONG_ACTOR_LEARNER),
-        Peer("tianshou", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8")),
+        Peer("pufferlib", (*PONG_PPO, "cartpole-ppo", *DEFAULTS), to_score=True),
+        Peer("rllib", (*PONG_ACTOR_LEARNER, *DEFAULTS)),
+        Peer("samplefactory", (*PONG_ACTOR_LEARNER, *DEFAULTS)),
+        Peer("tianshou", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8", *DEFAULTS)),
     )
 }
 REDLINE = Peer(
-    "redline", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8", *PONG_ACTOR_LEARNER), to_score=True
+    "redline",
+    (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8", *PONG_ACTOR_LEARNER, *DEFAULTS),
+    to_score=True,
 )
 PROCESSES = ("parallel.runtime=processes", "parallel.replay=process")
 BESIDE = Peer(  # the same updates for each step, while an actor steps and a replay gathers in processes of their own
@@ -182,9 +190,11 @@ def source_of(peer: Peer, given: dict[str, str]) -> list[str]:
 
 def measure(command: list[str], seconds: float) -> dict[str, Any]:
     """Run one script in a process group of its own; its line of JSON."""
+    path = (str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH"))  # common.py, worlds.py, the user's own
     process = subprocess.Popen(
         command,
         cwd=HERE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -213,8 +223,18 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def threads_for(task: str, asked: int) -> int:
-    """Threads for one task: all cores for Pong; one for CartPole, whose matrices are too small to share out."""
-    return asked or (1 if task.startswith("cartpole") else CORES)
+    """Threads for one task: all cores for Pong; one for CartPole, whose matrices are too small to share out.
+
+    None are asked for where every setting is the framework's own.
+    """
+    return 0 if task in DEFAULTS else asked or (1 if task.startswith("cartpole") else CORES)
+
+
+def script_of(peer: Peer, task: str) -> str:
+    """The script that measures a peer on a task."""
+    return str(
+        HERE / "defaults" / f"{peer.folder}_defaults.py" if task in DEFAULTS else HERE / f"{peer.folder}_.py"
+    )
 
 
 def wait_for_quiet(limit: float) -> float:
@@ -236,7 +256,7 @@ def one_round(
         if key in results.skipped:
             continue
         modes: list[tuple[float, list[str]]] = [(arguments.seconds, [])]
-        if task == "cartpole-ppo" and peer.to_score and arguments.to_score:
+        if task.startswith("cartpole") and peer.to_score and arguments.to_score:
             modes.append((SCORE_CAP, ["--to-score"]))
         for seconds, more in modes:
             load = wait_for_quiet(arguments.wait)
@@ -267,23 +287,23 @@ def one_round(
 
 def gather(arguments: argparse.Namespace, results: Results) -> list[tuple[Peer, str, list[str]]]:
     """All jobs in order: by task, and within a task Redline first, then its peers."""
-    commands: dict[str, tuple[Peer, list[str]]] = {}
+    commands: dict[str, tuple[Peer, str, list[str]]] = {}
     if arguments.redline:
         for ours in (REDLINE, BESIDE):
-            commands[ours.name] = (ours, [arguments.redline, str(HERE / "redline_.py")])
+            commands[ours.name] = (ours, arguments.redline, [])
     sources = dict(item.split("=", 1) for item in arguments.source)
     for name in arguments.peers:
         peer = PEERS[name]
         try:
             source = source_of(peer, sources)
-            commands[name] = (peer, [str(environment_of(peer)), str(HERE / f"{peer.folder}_.py"), *source])
+            commands[name] = (peer, str(environment_of(peer)), source)
         except Unavailable as error:
             results.skipped[name] = str(error)
             print(f"{name}: not installed: {error}", file=sys.stderr, flush=True)
     return [
-        (peer, task, command)
+        (peer, task, [python, script_of(peer, task), *source])
         for task in arguments.tasks
-        for peer, command in commands.values()
+        for peer, python, source in commands.values()
         if task in peer.tasks
     ]
 
@@ -333,7 +353,7 @@ def show(results: Results, report: dict[str, Any]) -> None:
             ratio = f"{rates['redline'] / rates[name]:6.2f}x" if "redline" in rates else ""
             print(
                 f"  {name:<15}{rates[name]:>9,.0f}  {min(values):>8,.0f} to {max(values):>8,.0f}"
-                f"  {line['threads']} thr {ratio:>8}  {line['note']}"
+                f"  {line['threads'] or 'own'} thr {ratio:>8}  {line['note']}"
             )
     if report["seconds_to_475"]:
         print("\ncartpole-ppo: seconds of training to 475 (last 100 training episodes; greedy play of 100)")
@@ -358,7 +378,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         type=words,
-        default=[name for name in PEERS if not name.endswith("-defaults")],
+        default=list(PEERS),
         help=f"of {','.join(PEERS)}",
     )
     parser.add_argument(

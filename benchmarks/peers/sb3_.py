@@ -78,8 +78,6 @@ def make_model(options: Options) -> tuple[Any, str]:
     else:
         env, note = make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=options.seed), "DummyVecEnv"
     policy = "CnnPolicy" if task.game else "MlpPolicy"
-    if "defaults" in options.flags:  # what a user gets who gives nothing but the policy and the environment
-        return PPO(policy, "CartPole-v1", device="cpu", seed=options.seed), "its defaults: one environment"
     if task.algorithm == "dqn":
         model: Any = DQN(
             policy,

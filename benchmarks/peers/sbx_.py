@@ -13,15 +13,11 @@ def main() -> None:
     from sbx import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    task, note = options.task, "DummyVecEnv"
-    if "defaults" in options.flags:
-        model, note = PPO("MlpPolicy", "CartPole-v1", seed=options.seed), "its defaults: one environment"
-    else:
-        env = make_vec_env("CartPole-v1", n_envs=task.num_envs, seed=options.seed)
-        model = PPO("MlpPolicy", env, seed=options.seed, **ppo_settings(task))
+    env = make_vec_env("CartPole-v1", n_envs=options.task.num_envs, seed=options.seed)
+    model = PPO("MlpPolicy", env, seed=options.seed, **ppo_settings(options.task))
     meter = Meter(options)
     model.learn(options.total, callback=make_callback(meter))
-    meter.report(["sbx-rl", "jax", "flax", "stable-baselines3", "gymnasium", "numpy"], note)
+    meter.report(["sbx-rl", "jax", "flax", "stable-baselines3", "gymnasium", "numpy"], "DummyVecEnv")
 
 
 if __name__ == "__main__":

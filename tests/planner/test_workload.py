@@ -130,6 +130,18 @@ def test_in_lock_step_a_servers_rounds_are_as_long_as_they_were_seen_to_be() -> 
     assert lock.learn.core == pytest.approx(0.5 * free.learn.core)
 
 
+def test_in_lock_step_workers_of_every_size_wait_for_the_interpreter_as_threads_were_seen_to() -> None:
+    costs = replace(
+        COSTS, drag={"threads": 1.9, "processes": 1.1, "threads served step": 1.0}, threaded=False
+    )
+    for copies, each in ((2, 4), (2, 8)):
+        option = Option("seed", "threads", copies, each, 20, queue=0)
+        assert workload(option, costs, costs.machine).step.drag == 1.9
+        assert workload(replace(option, runtime="processes"), costs, costs.machine).step.drag == 1.1
+        # One that does not rest was measured at work, batch and step together.
+        assert workload(replace(option, queue=1), costs, costs.machine).step.drag == 1.0
+
+
 def test_in_lock_step_a_server_on_a_gpu_too_takes_as_long_as_it_was_seen_to() -> None:
     gpu = replace(COSTS, act=COSTS.act | {"cuda bf16": Curve.of([(1, 0.2e-3), (64, 0.4e-3)])})
     costs = replace(gpu, drag={"processes served step": 0.5})

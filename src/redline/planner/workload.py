@@ -268,10 +268,14 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     base = _company(option, costs, machine)
     step = round_of(costs, option.environments)
     wait = step.wait + costs.latency.get(option.runtime, 0.0)
-    step = replace(step, core=step.core + costs.request, wait=wait, drag=side_by_side(costs, option.runtime))
-    # Where all rest while the learner learns it goes otherwise than without a rest, and among many that wait.
-    pace = costs.drag.get(f"{option.runtime} served step", 1.0) if option.queue == 0 else 1.0
-    many = costs.drag.get(f"{option.runtime} served crowd")
+    drag = side_by_side(costs, option.runtime)
+    pace = 1.0
+    if option.queue == 0:
+        # Where all rest while the learner learns it goes otherwise than without a rest: as one size was seen to.
+        # Workers of another wait for an interpreter as these do.
+        pace, drag = costs.drag.get(f"{option.runtime} served step", 1.0), _drag(costs, option.runtime)
+    step = replace(step, core=step.core + costs.request, wait=wait, drag=drag)
+    many = costs.drag.get(f"{option.runtime} served crowd")  # and among many that wait
     if many is not None:
         pace += (many - pace) * _crowding(option.copies, costs)
     return replace(

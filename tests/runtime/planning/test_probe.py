@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from redline import api
 from redline.planner.costs import Work
 from redline.runtime.experiment import Experiment
 from redline.runtime.planning import probe
-from redline.runtime.planning.pieces import Round
+from redline.runtime.planning.pieces import Round, error_of
 from redline.runtime.planning.together import Budget
 
 HASTE = Budget(round=0.02, learn=0.02, network=0.05, crew=0.05)
@@ -40,6 +41,18 @@ def test_a_round_that_stays_away_from_the_first_is_told(
     assert probe._Probe._spread(bench, 8) == pytest.approx(spread)
     assert bool(bench.notes) == told
     assert next(looks, None) is None, "no look is for nothing"
+
+
+@pytest.mark.parametrize(("resets", "told"), [(4, True), (400, False)])
+def test_too_few_slow_rounds_to_know_their_mean_are_told(resets: int, told: bool) -> None:
+    """One round of a hundred takes a hundred times as long, or ten times that: the rarer are luck."""
+    slow = ([0.1] * 3 + [1.0]) * (resets // 4)
+    error = error_of([0.001] * 100 * resets + slow)
+    bench: Any = SimpleNamespace(
+        rounds={4: replace(_round(1.0), error=9.0), 8: replace(_round(1.0), error=error)}, notes=[]
+    )
+    probe._Probe._note_company(bench)
+    assert [f"{error:.0%} more or less" in note for note in bench.notes] == [True] * told
 
 
 def _round(times: float) -> Round:

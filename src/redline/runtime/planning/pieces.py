@@ -80,6 +80,9 @@ class Round:
     act: float  # core-seconds
     record: float  # core-seconds of everything else
     quiet: float = 1.0  # share of a core that was to be had meanwhile
+    error: float = (
+        0.0  # standard error of stepping, relative: large where a few slow rounds, such as resets, make it up
+    )
 
     @property
     def alone(self) -> float:
@@ -152,7 +155,7 @@ class Collecting:
         if self.parts.algorithm.experience == "unroll":  # the value after an unroll's end was a pass more
             acting /= 1.0 + 1.0 / self.length
         step = Work(stepping / rounds, wait=idle / rounds, tail=tail_of(self.watch.durations))
-        return Round(step, acting / rounds, rest / rounds, quiet)
+        return Round(step, acting / rounds, rest / rounds, quiet, error_of(self.watch.durations))
 
     def collect(self, length: int) -> Unroll:
         """A whole unroll [length, count], to learn from."""
@@ -174,6 +177,11 @@ def tail_of(durations: Sequence[float]) -> tuple[float, ...]:
     parts = np.array_split(ordered, min(TAIL, len(ordered)))
     values = np.asarray([part.mean() for part in parts])
     return tuple((values / values.mean()).round(6).tolist())
+
+
+def error_of(durations: Sequence[float]) -> float:
+    """Standard error of the mean of ``durations``, over that mean."""
+    return float(np.std(durations) / np.mean(durations) / len(durations) ** 0.5) if durations else 0.0
 
 
 def resets(parts: Parts, count: int = 3, seconds: float = 3.0) -> tuple[float, float]:

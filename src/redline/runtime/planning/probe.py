@@ -204,6 +204,13 @@ class _Probe:
                 f"other programs had up to {1 - quiet:.0%} of a core while this was measured: measure again "
                 "(--fresh) when the machine is quiet"
             )
+        # The largest round has seen the most; that of fewer environments is judged by it.
+        error = self.rounds[max(self.rounds)].error
+        if error > UNSURE:
+            self.notes.append(
+                f"a few slow rounds (resets) make up most of stepping, and the measurements met too few of them: steps "
+                f"may take {error:.0%} more or less, and so may every speed; trials of seconds meet few, too"
+            )
 
     def _learning(self) -> tuple[dict[str, dict[int, float]], int, float, Any]:
         """Seconds of a batch by place and threads; samples and optimiser steps in it; an unroll of it, or an update."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,12 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from redline.runs.provenance import usable_cores
 from redline.runtime.crew.region import Region
 from redline.types import Interruption
 
-SPINS = 200  # looks at once before the first nap
-NAP = 5e-5  # seconds between looks
-LOOK = 0.01  # seconds between questions whether to give up
+SPINS = 200  # looks at once before the first nap, where every copy has a core
+NAP = 5e-5  # seconds between looks, at least
+OVERSHOOT = (
+    1 / 16
+)  # of the time waited so far: a nap, so that many who wait long take no core from who is late
+LOOK = 0.01  # seconds between questions whether to give up, and the longest nap
 TIMEOUT = timedelta(seconds=60.0)  # for which torch.distributed waits for a copy
 HOST = "127.0.0.1"  # the loopback interface: nothing here is for other machines to see
 
@@ -37,6 +42,8 @@ class Rows:
     def __init__(self, copies: int, nbytes: int, *, shared: bool) -> None:
         """nbytes: of the largest sum."""
         self.copies, width = copies, -(-nbytes // 64) * 64
+        # Threads are woken: those who looked again and again would hold the interpreter that the last one needs.
+        self.bell = None if shared else threading.Condition()
         self.region = Region(
             {"rows": ((2, copies, width), "uint8"), "rounds": ((copies, 8), "int64")}, shared=shared
         )
@@ -58,6 +65,7 @@ class SharedReducer:
         self.rows, self.role, self._give_up = rows, role, give_up
         self.round = 0
         self._rounds = rows.region.arrays["rounds"][:, 0]
+        self._spins = SPINS if rows.copies <= usable_cores() else 0
 
     def __call__(self, x: Tensor) -> None:
         """Sum ``x`` (f32[N] or f64[N]) over the copies, in place; blocks until all are here."""
@@ -65,19 +73,37 @@ class SharedReducer:
         rows: np.ndarray = self.rows.region.arrays["rows"][self.round % 2, :, : mine.nbytes].view(mine.dtype)
         np.copyto(rows[self.role], mine)
         self.round += 1
-        self._rounds[self.role] = self.round
-        self._meet()
+        if self.rows.bell is None:
+            self._rounds[self.role] = self.round
+            self._look()
+        else:
+            self._sleep(self.rows.bell)
         np.copyto(mine, rows[0])
         for row in rows[1:]:
             np.add(mine, row, out=mine)
 
-    def _meet(self) -> None:
-        looks, asked = 0, time.perf_counter()
-        while int(self._rounds.min()) < self.round:
+    @property
+    def _all_here(self) -> bool:
+        return int(self._rounds.min()) >= self.round
+
+    def _sleep(self, bell: threading.Condition) -> None:
+        with bell:
+            self._rounds[self.role] = self.round
+            if self._all_here:
+                bell.notify_all()
+            while not self._all_here:
+                if not bell.wait(LOOK) and self._give_up():
+                    raise Abandoned
+
+    def _look(self) -> None:
+        looks, begin = 0, time.perf_counter()
+        asked = begin
+        while not self._all_here:
             looks += 1
-            time.sleep(0 if looks < SPINS else NAP)
-            if time.perf_counter() - asked > LOOK:
-                asked = time.perf_counter()
+            now = time.perf_counter()
+            time.sleep(0 if looks < self._spins else min(max((now - begin) * OVERSHOOT, NAP), LOOK))
+            if now - asked > LOOK:
+                asked = now
                 if self._give_up():
                     raise Abandoned
 

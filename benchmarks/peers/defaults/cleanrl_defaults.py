@@ -1,0 +1,71 @@
+"""CleanRL as it comes: its own PPO files, unchanged, given the environment and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import Finished, Meter, read_options
+
+FILES = {  # and the agent steps of an iteration by its defaults
+    "cartpole-defaults": ("ppo.py", 4 * 128),
+    "pong-defaults": ("ppo_atari.py", 8 * 128),
+    "cheetah-defaults": ("ppo_continuous_action.py", 2048),
+    "slow-defaults": ("ppo.py", 4 * 128),
+    "tailed-defaults": ("ppo.py", 4 * 128),
+}
+
+
+def time_steps(every: int, meter: Meter) -> None:
+    """Have gymnasium's vector environment tell ``meter`` when CleanRL begins a new round of collecting."""
+    from gymnasium.vector import SyncVectorEnv
+
+    step = SyncVectorEnv.step
+    returns: list[float] = []
+    taken = 0
+
+    def timed(self: Any, actions: Any) -> Any:
+        nonlocal taken
+        if taken == 0:
+            meter.restart()
+        if taken % every == 0 and meter.boundary(taken, None, returns):
+            raise Finished
+        taken += self.num_envs
+        stepped = step(self, actions)
+        ended = [info["episode"]["r"] for info in stepped[4].get("final_info", ()) if info]
+        returns.extend(float(each.item()) for each in ended)
+        return stepped
+
+    SyncVectorEnv.step = timed  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """Measure."""
+    options = read_options("cleanrl", list(FILES))
+    if options.source is None:
+        raise SystemExit("cleanrl: give --source, a checkout of github.com/vwxyzjn/cleanrl")
+    if options.task.game:
+        import ale_py  # noqa: F401 - makes Pong known to gymnasium
+    name, every = FILES[options.task.name]
+    source = Path(options.source).resolve()
+    sys.path.insert(0, str(source))  # for cleanrl_utils
+    file = source / "cleanrl" / name
+    meter = Meter(options)
+    time_steps(every, meter)
+    environment = options.task.environment.replace("HalfCheetah-v5", "HalfCheetah-v4")  # gymnasium 0.29's
+    sys.argv = [str(file), "--no-cuda", f"--env-id={environment}", f"--seed={options.seed}"]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # its event files go here
+        with contextlib.suppress(Finished):
+            runpy.run_path(str(file), run_name="__main__")
+        os.chdir(source)
+    meter.report(["torch", "gymnasium", "ale-py", "mujoco", "numpy"], f"{name}: rounds of {every:,} steps")
+
+
+if __name__ == "__main__":
+    main()
