@@ -42,8 +42,9 @@ class Rows:
     def __init__(self, copies: int, nbytes: int, *, shared: bool) -> None:
         """nbytes: of the largest sum."""
         self.copies, width = copies, -(-nbytes // 64) * 64
-        # Threads are woken: those who looked again and again would hold the interpreter that the last one needs.
-        self.bell = None if shared else threading.Condition()
+        # Threads without a core each are woken: looking, they would hold the interpreter that the last one needs.
+        self.crowded = copies > usable_cores()
+        self.bell = threading.Condition() if self.crowded and not shared else None
         self.region = Region(
             {"rows": ((2, copies, width), "uint8"), "rounds": ((copies, 8), "int64")}, shared=shared
         )
@@ -65,7 +66,7 @@ class SharedReducer:
         self.rows, self.role, self._give_up = rows, role, give_up
         self.round = 0
         self._rounds = rows.region.arrays["rounds"][:, 0]
-        self._spins = SPINS if rows.copies <= usable_cores() else 0
+        self._spins = 0 if rows.crowded else SPINS
 
     def __call__(self, x: Tensor) -> None:
         """Sum ``x`` (f32[N] or f64[N]) over the copies, in place; blocks until all are here."""
