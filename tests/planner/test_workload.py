@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -158,6 +159,50 @@ def test_plans_of_an_experiment_whose_actors_do_not_give_way_are_of_equals() -> 
     assert not workload(replace(option, polite=False), COSTS, COSTS.machine).polite
 
 
+def test_what_a_batch_costs_besides_is_paid_once_however_many_messages_it_is_of() -> None:
+    costs = replace(COSTS, besides=1e-3)
+    for copies in (1, 4):
+        for name in ("impala", "seed"):
+            option = Option(name, "processes", copies, 8, 20, queue=1)
+            load, plain = (workload(option, each, each.machine) for each in (costs, COSTS))
+            assert load.learn.core - plain.learn.core == pytest.approx(1e-3)
+            assert load.hand == plain.hand
+
+
+def test_many_copies_get_in_each_others_way_as_many_actors_do() -> None:
+    costs = replace(COSTS, drag={"threads": 1.0, "threads crowd": 4.0})  # four cores, 32 environments
+    paces = []
+    for copies in (4, 32):
+        option = Option("accel_sync", "threads", copies, 1, 20)
+        load, plain = (workload(option, each, each.machine) for each in (costs, replace(costs, drag={})))
+        paces.append(load.step.alone / plain.step.alone)
+    assert paces[0] == pytest.approx(1.0), "so many were seen"
+    fewest = 3  # beside a learner: where the measured line begins
+    seen = 1.0 + 3.0 * math.log(4 / fewest) / math.log(32 / fewest)
+    assert paces[1] == pytest.approx(4.0 / seen)
+
+
+class TestWorkerProcesses:
+    def test_the_slowest_of_them_is_waited_for(self) -> None:
+        """One round in eight takes 8 ms and the others nothing: of two workers one is slow in 15 of 64."""
+        wait = Work(0.0, wait=1e-3, tail=(0.0,) * 7 + (8.0,))
+        costs = replace(COSTS, step={n: wait.scaled(n / 8) for n in (4, 8)})
+        one, two = (
+            workload(Option("synchronous", "in_process", 1, 8, 20, workers=n), costs, costs.machine).step
+            for n in (1, 2)
+        )
+        assert one.wait == pytest.approx(1e-3)
+        assert two.wait == pytest.approx(4e-3 * 2 / 8)  # in bins of an eighth: two of eight
+        assert sorted(two.tail) == pytest.approx([0.0] * 6 + [4.0] * 2)
+
+    def test_workers_that_always_wait_alike_wait_side_by_side(self) -> None:
+        costs = replace(COSTS, step={n: Work(1e-4 * n, wait=1e-3 * n) for n in (1, 8)})
+        option = Option("synchronous", "in_process", 1, 8, 20, workers=4)
+        step = workload(option, costs, costs.machine).step
+        assert step.wait == pytest.approx(2e-3)
+        assert step.width == 4
+
+
 def test_copies_go_as_they_were_seen_to() -> None:
     option = Option("accel_sync", "threads", 2, 16, 20)
     actors = {"threads": 1.4, "threads learner": 1.2}
@@ -170,7 +215,7 @@ def test_copies_go_as_they_were_seen_to() -> None:
     assert (load.step.drag, load.learn.drag) == (1.4, 1.2), "or else as actors do, and a learner beside them"
 
 
-@pytest.mark.parametrize(("copies", "longer"), [(4, 1.0), (32, 2.0), (64, 2.0)])
+@pytest.mark.parametrize(("copies", "longer"), [(4, 1.0), (32, 2.0), (64, 1.0 + 4 / 3)])
 def test_the_more_workers_wait_the_more_it_goes_as_a_crowd_did(copies: int, longer: float) -> None:
     costs = replace(COSTS, drag={"threads served crowd": 2.0})  # four cores, 32 environments
     option = Option("seed", "threads", copies, 1, 20, queue=1)

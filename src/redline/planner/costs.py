@@ -66,6 +66,16 @@ class Work:
         """``factor`` times as much of everything."""
         return replace(self, core=self.core * factor, wait=self.wait * factor, gpu=self.gpu * factor)
 
+    def slowest(self, of: int) -> Work:
+        """The one that is waited for of so many pieces side by side, each with a core of its own."""
+        if of == 1 or not self.tail:
+            return self
+        values, size = np.sort(self.tail), len(self.tail)
+        at_most = (np.arange(1, size + 1) / size) ** of  # chance that all are as short as this one
+        tail = values[np.searchsorted(at_most, (np.arange(size) + 0.5) / size)]
+        mean = float(tail.mean())
+        return replace(self.scaled(mean), tail=tuple((tail / mean).tolist()))
+
     def total_of(self, count: int, chance: np.random.Generator) -> float:
         """How long ``count`` pieces in a row take, over ``count`` times the mean: one draw."""
         if not self.tail:

@@ -346,6 +346,7 @@ def _at_clock(costs: Costs, factor: float) -> Costs:
         publish=costs.publish * factor,
         draw=costs.draw * factor,
         store=costs.store * factor,
+        besides=costs.besides * factor,
         between=costs.between * factor,
         between_gpu=None if costs.between_gpu is None else costs.between_gpu * factor,
         serve={runtime: curve.scaled(factor) for runtime, curve in costs.serve.items()},

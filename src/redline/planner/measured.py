@@ -36,6 +36,9 @@ class Costs:
     estimate: float  # share of ``learn`` that estimates returns and advantages; the rest improves the policy
     hand: dict[str, float]  # runtime -> core-seconds of taking in one message
     publish: float  # seconds of one publication of the weights
+    besides: float = (
+        0.0  # core-seconds of a batch beside actors that neither update, publication nor messages tell
+    )
     draw: float = (
         0.0  # core-seconds of an update's batch out of a replay, and its priorities back: part of ``learn``
     )
@@ -99,6 +102,7 @@ class Costs:
                 for place, each in self.learn.items()
             },
             hand={runtime: seconds * times for runtime, seconds in self.hand.items()},
+            besides=self.besides * times,
             between=self.between * times,
             between_gpu=gpu,
         )

@@ -134,12 +134,13 @@ def _by_workers(option: Option, costs: Costs, machine: Machine) -> Work:
     """A round of environments in worker processes: they step, and wait, side by side; groups take turns."""
     each = option.environments / option.groups
     workers = min(option.workers, int(each))
-    step = round_of(costs, each)
-    group = replace(
-        step,
-        core=step.core + ROUND_TRIP * workers,
+    own = round_of(costs, each / workers)
+    last = own.slowest(workers)  # it is waited for
+    group = Work(
+        round_of(costs, each).core + ROUND_TRIP * workers,
         width=min(workers, machine.cores),
-        wait=step.wait / workers,
+        wait=max(last.alone - own.core, 0.0),
+        tail=last.tail,
     )
     return group.scaled(option.groups)
 
@@ -178,6 +179,8 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
         # since what comes with every round is the actor's.
         rounds = min(costs.batch / (ratio * costs.envs), 1.0)
         learn = replace(learn, core=learn.core + costs.between * rounds)
+    elif not learn.gpu:
+        learn = replace(learn, core=learn.core + costs.besides * learn.width)
     load = Workload(
         cores=machine.cores,
         unroll=option.unroll,
@@ -236,9 +239,17 @@ def _crowd(option: Option, costs: Costs, few: float) -> float:
     return few + (many - few) * _logarithm(option.copies, fewest, costs.envs)
 
 
+def _beyond_cores(option: Option, costs: Costs) -> float:
+    """How much longer copies take than as many as there are cores, which were seen: as actors do among many."""
+    cores, few = max(costs.machine.cores, 2), _drag(costs, option.runtime)
+    if option.copies <= cores:
+        return 1.0
+    return _crowd(option, costs, few) / _crowd(replace(option, copies=cores), costs, few)
+
+
 def _logarithm(copies: int, fewest: int, most: int) -> float:
-    """How far from ``fewest`` to ``most``: 0 to 1."""
-    return min(max(math.log(copies / fewest) / math.log(most / fewest), 0.0), 1.0)
+    """How far from ``fewest`` to ``most``, 0 to 1; of more, as far again for as many times as many."""
+    return max(math.log(copies / fewest) / math.log(most / fewest), 0.0)
 
 
 def _crowding(copies: int, costs: Costs) -> float:
@@ -301,6 +312,7 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     pace = costs.drag.get(f"{option.runtime} copies")
     slow, late = _drag(costs, option.runtime), _drag(costs, f"{option.runtime} learner")
     slow, late, pace = (slow, late, 1.0) if pace is None else (1.0, 1.0, pace)
+    pace *= _beyond_cores(option, costs)
     envs = option.environments
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
     act = acting(option, costs, option.environments)

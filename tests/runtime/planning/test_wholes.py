@@ -134,15 +134,17 @@ def test_beside_a_replay_nothing_is_looked_at(trained: list[Option]) -> None:
     assert not trained
 
 
-def test_what_a_learner_does_besides_learning_belongs_to_the_messages(
+def test_what_a_learner_does_besides_learning_belongs_to_the_batch(
     trained: list[Option], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 1.5 ms of its core a batch takes 1.2, beside an actor, and a publication 0.1."""
     room, costs = made_up("impala", cores=2, envs=32)
     costs = replace(costs, learn={"cpu fp32": {1: 1e-3}}, publish=0.1e-3, drag={"processes learner": 1.2})
-    assert with_actor(room, costs).hand["processes"] == pytest.approx(0.2e-3)
+    found = with_actor(room, costs)
+    assert found.besides == pytest.approx(0.2e-3 - costs.hand["processes"])
+    assert found.hand == costs.hand
     monkeypatch.setattr(wholes, "SHORT", 1.1e-3)
-    assert with_actor(room, costs).hand == costs.hand, "beside a long batch it is nothing"
+    assert with_actor(room, costs).besides == 0.0, "beside a long batch it is nothing"
 
 
 def test_long_batches_are_shortened_and_their_minibatches_stay_as_large() -> None:

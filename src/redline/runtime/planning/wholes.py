@@ -62,7 +62,7 @@ def with_crowd(bench: Bench, costs: Costs) -> Costs:
 
 
 def with_actor(bench: Bench, costs: Costs) -> Costs:
-    """One actor beside a learner: what this spends on a message besides learning, where batches are short, and how much
+    """One actor beside a learner: what this spends on a batch besides learning, where batches are short, and how much
     longer all of it takes than by its pieces. Not with a replay: its first seconds, in which the learner owes updates,
     tell nothing of the rest."""
     if bench.replays or bench.cores == 1:
@@ -71,8 +71,9 @@ def with_actor(bench: Bench, costs: Costs) -> Costs:
     late = costs.drag.get("processes learner")
     learned = costs.learn[bench.place][1] * (late or 1.0)
     if late is not None and "processes" in seen and learned < SHORT:
-        spent = seen["processes"].core - learned - costs.publish
-        costs = replace(costs, hand={name: max(spent, least) for name, least in costs.hand.items()})
+        # Of one message: whatever is more belongs to the batch, such as caches that have grown cold since the last one.
+        told = learned + costs.publish + costs.hand["processes"]
+        costs = replace(costs, besides=max(seen["processes"].core - told, 0.0))
     # What threads were thought to lose by sharing an interpreter, and did not, processes never lost.
     return _told_by_threads(bench, _paced(costs, plans, seen, "beside"), "beside", least=1.0)
 
