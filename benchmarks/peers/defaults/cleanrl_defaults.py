@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import runpy
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -59,12 +60,13 @@ def main() -> None:
     time_steps(every, meter)
     environment = options.task.environment.replace("HalfCheetah-v5", "HalfCheetah-v4")  # gymnasium 0.29's
     sys.argv = [str(file), "--no-cuda", f"--env-id={environment}", f"--seed={options.seed}"]
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)  # its event files go here
-        with contextlib.suppress(Finished):
-            runpy.run_path(str(file), run_name="__main__")
-        os.chdir(source)
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)  # its event files go here, until the end
+    with contextlib.suppress(Finished):
+        runpy.run_path(str(file), run_name="__main__")
     meter.report(["torch", "gymnasium", "ale-py", "mujoco", "numpy"], f"{name}: rounds of {every:,} steps")
+    os.chdir(source)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

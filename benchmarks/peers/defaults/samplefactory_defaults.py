@@ -12,7 +12,7 @@ def make_plain(name: str, cfg: Any = None, env_config: Any = None, render_mode: 
     """As in its example for Gymnasium; ``name`` is that of a task. Module level: worker processes look it up."""
     import gymnasium
 
-    return gymnasium.make(DEFAULTS[name], render_mode=render_mode)
+    return gymnasium.make(DEFAULTS[name])
 
 
 def make_pong(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> Any:

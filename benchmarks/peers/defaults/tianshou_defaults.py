@@ -22,9 +22,12 @@ def make_builder(options: Options, training: Any) -> Any:
         return PPOExperimentBuilder(
             EnvFactoryRegistered(task=task.environment, venv_type=kind), experiment, training
         )
+    import ale_py
+    import gymnasium
     from tianshou.env.atari.atari_network import ActorFactoryAtariDQN
     from tianshou.env.atari.atari_wrapper import AtariEnvFactory
 
+    gymnasium.register_envs(ale_py)  # it makes one game of its own beside EnvPool's
     builder = PPOExperimentBuilder(AtariEnvFactory(task.environment, 4), experiment, training)
     network = ActorFactoryAtariDQN(scale_obs=True, features_only=True)
     return builder.with_actor_factory(network).with_critic_factory_use_actor()
