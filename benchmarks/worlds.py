@@ -16,7 +16,8 @@ class World(gymnasium.Env[Any, Any]):
     Args:
         compute: seconds of this process's core that a step takes.   wait: seconds that it sleeps.
         reset_wait: mean seconds that a reset sleeps, log-normal: the slowest hundredth takes six times it.
-        shape: of the observation, u8 where it has three axes, else f32.   length: steps of an episode.
+        shape: of the observation, u8 where it has three axes, else f32.   length: steps of an episode on average, from
+            half to one and a half of it, so that environments which started together do not all reset together.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class World(gymnasium.Env[Any, Any]):
         self.observation_space = spaces.Box(low, high, tuple(shape), np.uint8 if image else np.float32)
         self.action_space = spaces.Discrete(2)
         self.compute, self.wait, self.reset_wait, self.length = compute, wait, reset_wait, length
-        self.steps = 0
+        self.steps = self.end = 0
 
     def _see(self) -> np.ndarray:
         space = self.observation_space
@@ -44,7 +45,8 @@ class World(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """See ``gymnasium.Env``."""
         super().reset(seed=seed)
-        self.steps = 0
+        self.steps, half = 0, self.length // 2
+        self.end = int(self.np_random.integers(self.length - half, self.length + half + 1))
         if self.reset_wait:
             time.sleep(self.reset_wait * float(self.np_random.lognormal(-0.5, 1.0)))
         return self._see(), {}
@@ -57,7 +59,7 @@ class World(gymnasium.Env[Any, Any]):
         while time.thread_time() < end:
             pass
         self.steps += 1
-        return self._see(), 1.0, self.steps >= self.length, False, {}
+        return self._see(), 1.0, self.steps >= self.end, False, {}
 
 
 def slow() -> gymnasium.Env[Any, Any]:
