@@ -13,7 +13,7 @@ from redline import api
 from redline.planner.costs import Work
 from redline.runtime.experiment import Experiment
 from redline.runtime.planning import probe
-from redline.runtime.planning.pieces import Round, error_of
+from redline.runtime.planning.pieces import Round, error_of, of_one_wait
 from redline.runtime.planning.together import Budget
 
 HASTE = Budget(round=0.02, learn=0.02, network=0.05, crew=0.05)
@@ -53,6 +53,18 @@ def test_too_few_slow_rounds_to_know_their_mean_are_told(resets: int, told: bool
     )
     probe._Probe._note_company(bench)
     assert [f"{error:.0%} more or less" in note for note in bench.notes] == [True] * told
+
+
+@pytest.mark.parametrize(("error", "waits"), [(0.01, (1e-3, 2e-3)), (0.2, (0.6e-3, 2.4e-3))])
+def test_waits_too_rare_for_one_count_are_told_by_all(error: float, waits: tuple[float, float]) -> None:
+    """A hundred rounds of two environments waited for 0.1 s, and of eight for 0.2: of 1000 steps each waits 0.3 ms."""
+    rounds = {
+        2: replace(_round(1.0), step=Work(1e-3, wait=1e-3), error=error, rounds=100),
+        8: replace(_round(1.0), step=Work(4e-3, wait=2e-3), error=0.01, rounds=100),
+    }
+    found = of_one_wait(rounds)
+    assert tuple(each.step.wait for each in found.values()) == pytest.approx(waits)
+    assert [each.step.core for each in found.values()] == [1e-3, 4e-3]
 
 
 def _round(times: float) -> Round:

@@ -32,6 +32,7 @@ LENGTH = 32  # rounds of one timed collection, at most
 TAIL = 64  # values that stand for how long single rounds take
 QUIET = 0.1  # share of the wall clock below which time without a core is the machine's noise, not a wait
 RARE = 20.0  # times the median that a slow round takes
+SURE = 0.03  # relative standard error of stepping up to which a count is believed by itself
 LEAST = 0.01  # share of stepping that is not waiting, at least
 SLOT = 50  # transitions of a slot on its way to a replay, about
 SLOTS = 4  # of them that are timed
@@ -81,8 +82,9 @@ class Round:
     record: float  # core-seconds of everything else
     quiet: float = 1.0  # share of a core that was to be had meanwhile
     error: float = (
-        0.0  # standard error of stepping, relative: large where a few slow rounds, such as resets, make it up
+        0.0  # standard error of stepping, relative: large where a few slow rounds (resets) make it up
     )
+    rounds: int = 0  # that it is the mean of
 
     @property
     def alone(self) -> float:
@@ -155,7 +157,7 @@ class Collecting:
         if self.parts.algorithm.experience == "unroll":  # the value after an unroll's end was a pass more
             acting /= 1.0 + 1.0 / self.length
         step = Work(stepping / rounds, wait=idle / rounds, tail=tail_of(self.watch.durations))
-        return Round(step, acting / rounds, rest / rounds, quiet, error_of(self.watch.durations))
+        return Round(step, acting / rounds, rest / rounds, quiet, error_of(self.watch.durations), rounds)
 
     def collect(self, length: int) -> Unroll:
         """A whole unroll [length, count], to learn from."""
@@ -182,6 +184,19 @@ def tail_of(durations: Sequence[float]) -> tuple[float, ...]:
 def error_of(durations: Sequence[float]) -> float:
     """Standard error of the mean of ``durations``, over that mean."""
     return float(np.std(durations) / np.mean(durations) / len(durations) ** 0.5) if durations else 0.0
+
+
+def of_one_wait(rounds: dict[int, Round]) -> dict[int, Round]:
+    """Rounds by environments, as measured: but where waits are so rare that each count met its own, an environment's
+    wait is the mean over all of them."""
+    known = max(each.error for each in rounds.values()) < SURE
+    environments = sum(count * each.rounds for count, each in rounds.items())
+    if known or not environments:
+        return rounds
+    wait = sum(each.rounds * each.step.wait for each in rounds.values()) / environments
+    return {
+        count: replace(each, step=replace(each.step, wait=wait * count)) for count, each in rounds.items()
+    }
 
 
 def resets(parts: Parts, count: int = 3, seconds: float = 3.0) -> tuple[float, float]:

@@ -122,7 +122,9 @@ class _Probe:
         envs, threaded = self.experiment.sampler.num_envs, self.parts.spec.threaded
         try:
             self.say("stepping and acting")
-            rounds = {count: self.round(count) for count in counts_of(envs, self.cores, threaded)}
+            for count in counts_of(envs, self.cores, threaded):
+                self.round(count)
+            rounds = self.rounds = pieces.of_one_wait(self.rounds)
             parts = self._shorten(rounds[envs])
             self.say("learning")
             learn, batch, updates, unroll = self._learning()
