@@ -86,8 +86,14 @@ def large() -> gymnasium.Env[Any, Any]:
     return World(compute=0.0005, shape=(128, 128, 3), length=200)
 
 
-for _name, _make in {"Slow-v0": slow, "Tailed-v0": tailed, "Large-v0": large}.items():
-    gymnasium.register(_name, entry_point=_make)  # for who takes ids alone: "worlds:Slow-v0"
+def register(name: str, make: Any) -> None:
+    """Under a Gymnasium id, for who takes ids alone: ``worlds:Slow-v0``. ``render_mode`` may be given, and is nothing."""
+    gymnasium.register(name, entry_point=lambda render_mode=None: make())
+
+
+register("Slow-v0", slow)
+register("Tailed-v0", tailed)
+register("Large-v0", large)
 
 
 class Sleeping(gymnasium.Env[Any, Any]):

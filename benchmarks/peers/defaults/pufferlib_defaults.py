@@ -35,7 +35,11 @@ def main() -> None:
     )
     config = train | {"env": options.task.name, "device": "cpu", "use_rnn": False, "seed": options.seed}
     pufferl.PuffeRL.print_dashboard = lambda *_args, **_more: None  # it would clear the terminal
-    trainer = pufferl.PuffeRL(config, envs, pufferlib.models.Default(envs))
+    try:
+        trainer = pufferl.PuffeRL(config, envs, pufferlib.models.Default(envs))
+    except pufferlib.APIUsageError as error:
+        envs.close()  # else its workers keep this process from ending
+        raise SystemExit(f"Error: {error}") from None
     meter = Meter(options)
     meter.restart()
     done = False
