@@ -87,7 +87,7 @@ def large() -> gymnasium.Env[Any, Any]:
 
 
 def register(name: str, make: Any) -> None:
-    """Under a Gymnasium id, for who takes ids alone: ``worlds:Slow-v0``. ``render_mode`` may be given, and is nothing."""
+    """Under a Gymnasium id, for who takes ids alone: ``worlds:Slow-v0``. A ``render_mode`` changes nothing."""
     gymnasium.register(name, entry_point=lambda render_mode=None: make())
 
 
