@@ -69,10 +69,10 @@ PEERS = {
         ),
         Peer("leanrl", (*PONG_PPO, "pong-defaults"), repository=LEANRL[0], commit=LEANRL[1]),
         Peer("leanrl-compile", PONG_PPO, repository=LEANRL[0], commit=LEANRL[1], flags=("compile",)),
-        Peer("pufferlib", (*PONG_PPO, "cartpole-ppo", *DEFAULTS), to_score=True),
+        Peer("pufferlib", (*PONG_PPO, "cartpole-ppo", *VECTORS), to_score=True),
         Peer("rllib", (*PONG_ACTOR_LEARNER, *DEFAULTS)),
         Peer("samplefactory", (*PONG_ACTOR_LEARNER, *DEFAULTS)),
-        Peer("tianshou", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8", *DEFAULTS)),
+        Peer("tianshou", (*PONG_PPO, "cartpole-ppo", "pong-dqn", "pong-dqn-8", "pong-defaults", *VECTORS)),
     )
 }
 REDLINE = Peer(

@@ -19,7 +19,9 @@ def make_one(buf: Any = None, seed: int = 0, environment: str = "") -> Any:
 
 def main() -> None:
     """Measure."""
-    options = read_options("pufferlib", list(DEFAULTS))
+    options = read_options(
+        "pufferlib", [name for name in DEFAULTS if name not in ("pong-defaults", "large-defaults")]
+    )
     import pufferlib.models
     import pufferlib.vector
     from pufferlib import pufferl

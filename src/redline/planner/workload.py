@@ -248,8 +248,8 @@ def _beyond_cores(option: Option, costs: Costs) -> float:
 
 
 def _logarithm(copies: int, fewest: int, most: int) -> float:
-    """How far from ``fewest`` to ``most``, 0 to 1; of more, as far again for as many times as many."""
-    return max(math.log(copies / fewest) / math.log(most / fewest), 0.0)
+    """How far from ``fewest`` to ``most``, 0 to 1; of more it goes on, to twice as far."""
+    return min(max(math.log(copies / fewest) / math.log(most / fewest), 0.0), 2.0)
 
 
 def _crowding(copies: int, costs: Costs) -> float:
