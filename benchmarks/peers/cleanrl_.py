@@ -57,20 +57,27 @@ def command_line(options: Options) -> list[str]:
     return ["--no-cuda", *(f"--{name}={value}" for name, value in flags.items())]
 
 
-def time_steps(options: Options, meter: Meter) -> None:
-    """Have gymnasium's vector environment tell ``meter`` when CleanRL begins a new round of collecting."""
+def time_steps(every: int, meter: Meter) -> None:
+    """Have gymnasium's vector environment tell ``meter`` of every ``every`` agent steps (a round), with the returns."""
     from gymnasium.vector import SyncVectorEnv
 
     step = SyncVectorEnv.step
-    every = options.task.steps_per_iteration
+    returns: list[float] = []
     taken = 0
 
     def timed(self: Any, actions: Any) -> Any:
         nonlocal taken
-        if taken % every == 0 and meter.boundary(taken):
+        if taken == 0:
+            meter.restart()
+        if taken % every == 0 and meter.boundary(taken, None, returns):
             raise Finished
         taken += self.num_envs
-        return step(self, actions)
+        stepped = step(self, actions)
+        ended = [
+            info["episode"]["r"] for info in stepped[4].get("final_info", ()) if info and "episode" in info
+        ]
+        returns.extend(float(each.item()) for each in ended)
+        return stepped
 
     SyncVectorEnv.step = timed  # type: ignore[method-assign]
 
@@ -87,7 +94,7 @@ def main() -> None:
     sys.path.insert(0, str(source))  # for cleanrl_utils
     file = source / "cleanrl" / FILES[options.task.name]
     meter = Meter(options)
-    time_steps(options, meter)
+    time_steps(options.task.steps_per_iteration, meter)
     sys.argv = [str(file), *command_line(options)]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # its event files go here

@@ -10,10 +10,13 @@ import contextlib
 import runpy
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import Finished, Meter, read_options
+from common import Finished, Meter, Options, read_options
+
+FILE = "ppo_atari_envpool_torchcompile.py"
 
 
 def old_envpool(meter: Meter, every: int, threads: int = 0) -> Any:
@@ -50,30 +53,28 @@ def old_envpool(meter: Meter, every: int, threads: int = 0) -> Any:
     return module
 
 
+def run(options: Options, meter: Meter, every: int, words: Sequence[str] = ()) -> None:
+    """Run LeanRL's file with ``words`` on its command line until ``meter``, told every ``every`` steps, has enough."""
+    if options.source is None:
+        raise SystemExit("leanrl: give --source, a checkout of github.com/pytorch-labs/LeanRL")
+    import gymnasium
+
+    wandb = types.ModuleType("wandb")
+    wandb.init = wandb.log = lambda *_args, **_more: None  # type: ignore[attr-defined]
+    sys.modules |= {"wandb": wandb, "gym": gymnasium, "envpool": old_envpool(meter, every, options.threads)}
+    file = Path(options.source).resolve() / "leanrl" / FILE
+    sys.argv = [str(file), "--no-cuda", "--env-id=Pong-v5", f"--seed={options.seed}", *words]
+    with contextlib.suppress(Finished):
+        runpy.run_path(str(file), run_name="__main__")
+
+
 def main() -> None:
     """Measure."""
     options = read_options("leanrl", ["pong-ppo", "pong-ppo-32"])
-    if options.source is None:
-        raise SystemExit("leanrl: give --source, a checkout of github.com/pytorch-labs/LeanRL")
     options.set_torch_threads()
-    import gymnasium
-
-    task = options.task
-    compiled = "compile" in options.flags
+    task, compiled = options.task, "compile" in options.flags
     meter = Meter(options)
-    wandb = types.ModuleType("wandb")
-    wandb.init = wandb.log = lambda *_args, **_more: None  # type: ignore[attr-defined]
-    sys.modules |= {
-        "wandb": wandb,
-        "gym": gymnasium,
-        "envpool": old_envpool(meter, task.steps_per_iteration, options.threads),
-    }
-    file = Path(options.source).resolve() / "leanrl" / "ppo_atari_envpool_torchcompile.py"
-    sys.argv = [
-        str(file),
-        "--no-cuda",
-        "--env-id=Pong-v5",
-        f"--seed={options.seed}",
+    words = [
         f"--total-timesteps={options.total}",
         f"--num-envs={task.num_envs}",
         f"--num-steps={task.unroll}",
@@ -81,9 +82,8 @@ def main() -> None:
         f"--update-epochs={task.epochs}",
         *(["--compile"] if compiled else []),
     ]
-    with contextlib.suppress(Finished):
-        runpy.run_path(str(file), run_name="__main__")
-    note = f"{file.name}, EnvPool{', compiled' if compiled else ''}"
+    run(options, meter, task.steps_per_iteration, words)
+    note = f"{FILE}, EnvPool{', compiled' if compiled else ''}"
     meter.report(["torch", "tensordict", "envpool", "gymnasium", "numpy"], note)
 
 

@@ -107,10 +107,8 @@ def configure(options: Options, folder: str) -> tuple[Any, str]:
     return parse_full_cfg(parser, argv), note
 
 
-def main() -> None:
-    """Measure."""
-    options = read_options("samplefactory", ["pong-impala", "pong-appo"])
-    meter = Meter(options)
+def train(cfg: Any, meter: Meter) -> Any:
+    """Train until ``meter`` has seen enough; the configuration as it was completed."""
     from sample_factory.algo.runners.runner import AlgoObserver
     from sample_factory.train import make_runner
 
@@ -122,12 +120,20 @@ def main() -> None:
             if meter.boundary(runner.env_steps.get(0, 0)):
                 runner.cfg.train_for_env_steps = 0  # it stops after the iteration that reaches this
 
+    cfg, runner = make_runner(cfg)
+    runner.register_observer(Clock())
+    runner.init()
+    runner.run()
+    return cfg
+
+
+def main() -> None:
+    """Measure."""
+    options = read_options("samplefactory", ["pong-impala", "pong-appo"])
+    meter = Meter(options)
     with tempfile.TemporaryDirectory() as folder:
         cfg, note = configure(options, folder)
-        cfg, runner = make_runner(cfg)
-        runner.register_observer(Clock())
-        runner.init()
-        runner.run()
+        train(cfg, meter)
     packages = ["sample-factory", "torch", "envpool", "gymnasium", "ale-py", "numpy"]
     meter.report(packages, f"learner and policy worker 1 thread each; {note}")
 

@@ -9,8 +9,8 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from cleanrl_ import time_steps
 from common import Finished, Meter, read_options
 
 FILES = {  # and the agent steps of an iteration by its defaults
@@ -20,29 +20,6 @@ FILES = {  # and the agent steps of an iteration by its defaults
     "slow-defaults": ("ppo.py", 4 * 128),
     "tailed-defaults": ("ppo.py", 4 * 128),
 }
-
-
-def time_steps(every: int, meter: Meter) -> None:
-    """Have gymnasium's vector environment tell ``meter`` when CleanRL begins a new round of collecting."""
-    from gymnasium.vector import SyncVectorEnv
-
-    step = SyncVectorEnv.step
-    returns: list[float] = []
-    taken = 0
-
-    def timed(self: Any, actions: Any) -> Any:
-        nonlocal taken
-        if taken == 0:
-            meter.restart()
-        if taken % every == 0 and meter.boundary(taken, None, returns):
-            raise Finished
-        taken += self.num_envs
-        stepped = step(self, actions)
-        ended = [info["episode"]["r"] for info in stepped[4].get("final_info", ()) if info]
-        returns.extend(float(each.item()) for each in ended)
-        return stepped
-
-    SyncVectorEnv.step = timed  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 from common import DEFAULTS, Meter, Options, read_options
+from samplefactory_ import make_wrapped, train
 
 
 def make_plain(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> Any:
@@ -13,14 +14,6 @@ def make_plain(name: str, cfg: Any = None, env_config: Any = None, render_mode: 
     import gymnasium
 
     return gymnasium.make(DEFAULTS[name])
-
-
-def make_pong(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> Any:
-    """Its own wrappers over ale-py, whose games are registered by its import."""
-    import ale_py  # noqa: F401
-    from sf_examples.atari.atari_utils import make_atari_env
-
-    return make_atari_env("atari_pong", cfg, env_config, render_mode)
 
 
 def make_cheetah(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> Any:
@@ -35,14 +28,14 @@ def configure(options: Options, folder: str) -> Any:
     from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
     from sample_factory.envs.env_utils import register_env
 
-    name = options.task.name
+    name = "atari_pong" if options.task.game else options.task.name
     argv = [f"--env={name}", "--experiment=own", f"--train_dir={folder}", "--device=cpu"]
     argv += [f"--seed={options.seed}", f"--train_for_env_steps={options.total}"]
     parser, _ = parse_sf_args(argv=argv)
     if options.task.game:
         from sf_examples.atari.atari_params import atari_override_defaults
 
-        register_env(name, make_pong)
+        register_env(name, make_wrapped)
         atari_override_defaults(name, parser)
         parser.set_defaults(summaries_use_frameskip=False)  # counts agent steps, not frames
     elif name == "cheetah-defaults":
@@ -59,23 +52,8 @@ def main() -> None:
     """Measure."""
     options = read_options("samplefactory", list(DEFAULTS))
     meter = Meter(options)
-    from sample_factory.algo.runners.runner import AlgoObserver
-    from sample_factory.train import make_runner
-
-    class Clock(AlgoObserver):  # type: ignore[misc, unused-ignore]
-        def on_start(self, runner: Any) -> None:
-            meter.restart()
-
-        def on_training_step(self, runner: Any, iteration: int) -> None:
-            if meter.boundary(runner.env_steps.get(0, 0)):
-                runner.cfg.train_for_env_steps = 0  # it stops after the iteration that reaches this
-
     with tempfile.TemporaryDirectory() as folder:
-        cfg = configure(options, folder)
-        cfg, runner = make_runner(cfg)
-        runner.register_observer(Clock())
-        runner.init()
-        runner.run()
+        cfg = train(configure(options, folder), meter)
     note = f"APPO: {cfg.num_workers} workers of {cfg.num_envs_per_worker}, unrolls of {cfg.rollout}"
     note += f", batches of {cfg.batch_size}, {cfg.num_epochs} epochs"
     meter.report(["sample-factory", "torch", "gymnasium", "ale-py", "mujoco", "numpy"], note)
