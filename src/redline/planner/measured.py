@@ -90,17 +90,20 @@ class Costs:
         """Cores of the machine on which they were measured."""
         return self.cores or self.machine.cores
 
-    def longer(self, times: int) -> Costs:
-        """The same for batches of unrolls so many times as long, in minibatches as large."""
+    def longer(self, times: int, passes: float = 1.0) -> Costs:
+        """The same for batches of unrolls so many times as long, in minibatches as large, and for so many times as many
+        passes over each sample."""
         gpu = None if self.between_gpu is None else self.between_gpu * times
+        learned = times * passes
         return replace(
             self,
             batch=self.batch * times,
-            updates=self.updates * times,
+            updates=self.updates * learned,
             learn={
-                place: {threads: seconds * times for threads, seconds in each.items()}
+                place: {threads: seconds * learned for threads, seconds in each.items()}
                 for place, each in self.learn.items()
             },
+            estimate=self.estimate / passes,
             hand={runtime: seconds * times for runtime, seconds in self.hand.items()},
             besides=self.besides * times,
             between=self.between * times,

@@ -225,7 +225,7 @@ def test_actors_stay_from_one_phase_to_the_next() -> None:
         nonlocal calls
         calls += 1
 
-    with closing(crews.actors(experiment_of(), "threads", 2, beside=True)) as team:
+    with closing(crews.actors(experiment_of(), "threads", 2, slots=8)) as team:
         alone, beside = team.drive(0.05), team.drive(0.05, learn)
     assert alone.learned == 0
     assert alone.steps_per_second > 0

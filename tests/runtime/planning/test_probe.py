@@ -15,6 +15,7 @@ from redline.runtime.experiment import Experiment
 from redline.runtime.planning import probe
 from redline.runtime.planning.pieces import Round, error_of, of_one_wait
 from redline.runtime.planning.together import Budget
+from redline.runtime.planning.trial import Shorter
 
 HASTE = Budget(round=0.02, learn=0.02, network=0.05, crew=0.05)
 
@@ -73,20 +74,19 @@ def _round(times: float) -> Round:
 
 @pytest.mark.slow
 def test_a_long_batch_is_measured_by_its_parts_and_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[[Experiment, float], tuple[Experiment, int]] = probe.shortened
-    seen: list[int] = []
+    real: Callable[[Experiment, float], Shorter] = probe.shortened
+    seen: list[Shorter] = []
 
-    def shortened(experiment: Experiment, seconds: float) -> tuple[Experiment, int]:
+    def shortened(experiment: Experiment, seconds: float) -> Shorter:
         assert seconds > 0
-        shorter, times = real(experiment, 1000.0)
-        seen.append(times)
-        return shorter, times
+        seen.append(real(experiment, 1000.0))
+        return seen[-1]
 
     sizes = ["algorithm.unroll=32", "algorithm.minibatches=4", "algorithm.epochs=3", "sampler.num_envs=8"]
     experiment = api.make_experiment("CartPole-v1", "ppo", overrides=sizes)
     plain = probe.probe(experiment, budget=HASTE)
     monkeypatch.setattr(probe, "shortened", shortened)
     found = probe.probe(experiment, budget=HASTE)
-    assert seen == [4]
+    assert [(each.times, each.passes) for each in seen] == [(4, 3.0)]
     assert (found.batch, found.updates, found.minibatch) == (plain.batch, plain.updates, plain.minibatch)
     assert (found.batch, found.updates, found.minibatch) == (256, 12.0, 64)

@@ -20,7 +20,7 @@ from redline.runtime.planning import wholes
 from redline.runtime.planning.pieces import Round
 from redline.runtime.planning.together import Budget
 from redline.runtime.planning.trial import shortened
-from redline.runtime.planning.wholes import Seen, with_actor, with_copies, with_crowd, with_lock_step
+from redline.runtime.planning.wholes import Seen, looks, with_wholes
 from redline.types import RunError
 from tests.planner.sample import COSTS
 
@@ -39,12 +39,17 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Option]:
         run.extend(option for _, option in found.values())
         return found
 
-    def seen(experiments: dict[str, Experiment], seconds: float) -> dict[str, Seen]:
+    def reached(experiments: dict[str, Experiment], seconds: float) -> dict[str, Seen]:
         return {runtime: Seen(RATES[runtime], core=1.5e-3) for runtime in experiments}
 
     monkeypatch.setattr(wholes, "_plans", chosen)
-    monkeypatch.setattr(wholes, "_trained", seen)
+    monkeypatch.setattr(wholes, "_trained", reached)
     return run
+
+
+def seen(room: Any, costs: Costs, *names: str) -> Costs:
+    """With what looks of those names tell."""
+    return with_wholes(room, costs, [look for look in looks(room) if look.name in names])
 
 
 def made_up(recipe: str, cores: int, envs: int) -> tuple[Any, Costs]:
@@ -75,7 +80,7 @@ def test_copies_that_were_seen_to_train_are_predicted_to_go_as_they_did(
     trained: list[Option], runtime: str
 ) -> None:
     room, costs = made_up("impala", cores=2, envs=32)
-    found = with_copies(room, costs)
+    found = seen(room, costs, "copies")
     assert {(each.architecture, each.copies, each.environments) for each in trained} == {
         ("accel_sync", 2, 16)
     }
@@ -86,21 +91,23 @@ def test_copies_that_were_seen_to_train_are_predicted_to_go_as_they_did(
 
 def test_who_waits_for_the_learner_is_predicted_to_go_as_it_did(trained: list[Option]) -> None:
     room, costs = made_up("ppo", cores=2, envs=32)
-    found = with_lock_step(room, costs)
-    seen = {(each.architecture, each.runtime) for each in trained}
-    assert seen == {(name, runtime) for name in ("impala", "seed") for runtime in ("threads", "processes")}
+    found = seen(room, costs, "step", "served step")
+    run = {(each.architecture, each.runtime) for each in trained}
+    assert run == {(name, runtime) for name in ("impala", "seed") for runtime in ("threads", "processes")}
     for option in trained:
         assert (option.copies, option.queue) == (2, 0)
         rate = predict(option, found, found.machine).steps_per_second
         assert rate == pytest.approx(RATES[option.runtime], rel=0.05)
-    assert with_lock_step(*made_up("impala", cores=2, envs=32)).drag == {}, "nobody waits"
+    assert not {"step", "served step"} & {look.name for look in looks(made_up("impala", 2, 32)[0])}, (
+        "nobody waits"
+    )
 
 
 def test_a_crowd_of_workers_that_wait_is_seen_at_work(trained: list[Option]) -> None:
     room, costs = made_up("impala", cores=2, envs=16)
     waits = Work(core=1e-4, wait=4e-3)
     room.round = lambda count: Round(waits, 1e-4, 1e-5)
-    found = with_crowd(room, replace(costs, step={1: waits}))
+    found = seen(room, replace(costs, step={1: waits}), "served crowd")
     assert {each.copies for each in trained} == {16}
     assert set(found.drag) == {"threads served crowd", "processes served crowd"}
     assert found.drag["processes served crowd"] == pytest.approx(
@@ -108,16 +115,15 @@ def test_a_crowd_of_workers_that_wait_is_seen_at_work(trained: list[Option]) -> 
     )
 
 
-def test_on_many_cores_copies_are_not_tried(trained: list[Option]) -> None:
-    room, costs = made_up("impala", cores=16, envs=32)
-    assert with_copies(room, costs) is costs
-    assert not trained
+def test_on_many_cores_copies_are_not_tried() -> None:
+    room, _ = made_up("impala", cores=16, envs=32)
+    assert [look.name for look in looks(room)] == ["beside"]
 
 
 @pytest.mark.parametrize("runtime", ["threads", "processes"])
 def test_an_actor_beside_a_learner_is_predicted_to_go_as_it_did(trained: list[Option], runtime: str) -> None:
     room, costs = made_up("impala", cores=2, envs=32)
-    found = with_actor(room, costs)
+    found = seen(room, costs, "beside")
     assert {(each.architecture, each.copies, each.environments) for each in trained} == {("impala", 1, 32)}
     option = next(each for each in trained if each.runtime == runtime)
     assert predict(option, found, found.machine).steps_per_second == pytest.approx(RATES[runtime], rel=0.05)
@@ -128,10 +134,8 @@ def test_an_actor_beside_a_learner_is_predicted_to_go_as_it_did(trained: list[Op
     )
 
 
-def test_beside_a_replay_nothing_is_looked_at(trained: list[Option]) -> None:
-    room, costs = made_up("dqn", cores=2, envs=8)
-    assert with_actor(room, costs) is costs
-    assert not trained
+def test_beside_a_replay_copies_alone_are_looked_at() -> None:
+    assert [look.name for look in looks(made_up("dqn", cores=2, envs=8)[0])] == ["copies"]
 
 
 def test_what_a_learner_does_besides_learning_belongs_to_the_batch(
@@ -140,26 +144,29 @@ def test_what_a_learner_does_besides_learning_belongs_to_the_batch(
     """Of 1.5 ms of its core a batch takes 1.2, beside an actor, and a publication 0.1."""
     room, costs = made_up("impala", cores=2, envs=32)
     costs = replace(costs, learn={"cpu fp32": {1: 1e-3}}, publish=0.1e-3, drag={"processes learner": 1.2})
-    found = with_actor(room, costs)
+    found = seen(room, costs, "beside")
     assert found.besides == pytest.approx(0.2e-3 - costs.hand["processes"])
     assert found.hand == costs.hand
     monkeypatch.setattr(wholes, "SHORT", 1.1e-3)
-    assert with_actor(room, costs).besides == 0.0, "beside a long batch it is nothing"
+    assert seen(room, costs, "beside").besides == 0.0, "beside a long batch it is nothing"
 
 
 def test_long_batches_are_shortened_and_their_minibatches_stay_as_large() -> None:
     room, costs = made_up("ppo", cores=2, envs=32)
     algorithm = replace(room.experiment.algorithm, unroll=512, minibatches=32)
     experiment = replace(room.experiment, algorithm=algorithm)
-    short, times = shortened(experiment, seconds=1.6)
+    short, times, passes = shortened(experiment, seconds=1.6)
     assert (short.algorithm.unroll, short.algorithm.minibatches, times) == (64, 4, 8)  # type: ignore[union-attr]
-    assert shortened(experiment, seconds=0.15) == (experiment, 1)
+    assert (short.algorithm.epochs, passes) == (algorithm.epochs, 1.0), "short enough with all epochs"  # type: ignore[union-attr]
+    assert shortened(experiment, seconds=0.15) == (experiment, 1, 1.0)
     odd = replace(experiment, algorithm=replace(algorithm, minibatches=3))
-    assert shortened(odd, seconds=1.6) == (odd, 1)
+    found = shortened(odd, seconds=1.6)
+    assert (found.experiment.algorithm.epochs, found.times) == (6, 1), "no other way is left"  # type: ignore[union-attr]
+    assert found.passes == pytest.approx(20 / 6)
     recurrent = replace(experiment, network=replace(experiment.network, core="lstm"))
-    assert shortened(recurrent, seconds=1.6) == (recurrent, 1), "its minibatches are of environments"
+    assert shortened(recurrent, seconds=1.6) == (recurrent, 1, 1.0), "its minibatches are of environments"
     dqn = recipes.find("dqn", "CartPole-v1")
-    assert shortened(dqn, seconds=1.6) == (dqn, 1)
+    assert shortened(dqn, seconds=1.6) == (dqn, 1, 1.0)
 
     costs = replace(costs, batch=64 * 32, updates=40.0, learn={"cpu fp32": {1: 0.2, 2: 0.1}}, between=1e-3)
     whole = costs.longer(times)
@@ -167,6 +174,9 @@ def test_long_batches_are_shortened_and_their_minibatches_stay_as_large() -> Non
     assert whole.learn["cpu fp32"] == {1: pytest.approx(1.6), 2: pytest.approx(0.8)}
     assert (whole.between, whole.between_gpu) == (pytest.approx(8e-3), None)
     assert costs.longer(1) == costs
+    often = replace(costs, estimate=0.4).longer(2, passes=4.0)
+    assert (often.batch, often.updates, often.estimate) == (2 * costs.batch, 320.0, 0.1)
+    assert (often.learn["cpu fp32"][1], often.between) == (pytest.approx(1.6), pytest.approx(2e-3))
 
 
 def test_an_arrangement_that_breaks_tells_nothing(
@@ -177,15 +187,14 @@ def test_an_arrangement_that_breaks_tells_nothing(
 
     monkeypatch.setattr(wholes, "_trained", broken)
     room, costs = made_up("ppo", cores=2, envs=32)
-    for each in (with_actor, with_copies, with_lock_step):
-        assert each(room, costs) == costs
+    assert with_wholes(room, costs, looks(room)) == costs
 
 
 def test_simulators_that_step_by_themselves_are_seen_in_threads_alone(trained: list[Option]) -> None:
     room, costs = made_up("impala", cores=2, envs=32)
     room.parts.spec = replace(room.parts.spec, threaded=True)
-    for with_, name in ((with_copies, "copies"), (with_actor, "beside")):
-        found = with_(room, costs)
+    for name in ("copies", "beside"):
+        found = seen(room, costs, name)
         assert found.drag[f"processes {name}"] == found.drag[f"threads {name}"] > 1.0
 
 
@@ -195,7 +204,7 @@ def test_processes_are_not_faster_for_what_threads_were_thought_to_lose(
     room, costs = made_up("impala", cores=2, envs=32)
     room.parts.spec = replace(room.parts.spec, threaded=True)
     monkeypatch.setitem(RATES, "threads", 1e5)
-    found = with_actor(room, costs)
+    found = seen(room, costs, "beside")
     assert found.drag["threads beside"] < found.drag["processes beside"] == 1.0
 
 

@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from redline.environments.workers.kept import kept_or
 from redline.environments.workers.link import child_settings
 from redline.environments.workers.process import die_with_parent
 from redline.environments.workers.spawning import (
@@ -63,15 +64,18 @@ class _Link:
         self.bell, bell = socket.socketpair()
         self.pipe, pipe = context.Pipe()
         self.partial, self.due = b"", None
-        self.process = context.Process(
-            target=main,
-            args=(Parcel(self.job), bell, pipe, os.getpid(), self.torch),
-            daemon=True,
-            name=f"redline-{self.job.name}",
-        )
-        with child_settings():
-            self.process.start()
-        end_with_interpreter(self.process)
+        arguments = (Parcel(self.job), bell, pipe, os.getpid(), self.torch)
+
+        def spawned() -> BaseProcess:
+            process = context.Process(
+                target=main, args=arguments, daemon=True, name=f"redline-{self.job.name}"
+            )
+            with child_settings():
+                process.start()
+            end_with_interpreter(process)
+            return process
+
+        self.process = kept_or(spawned, run, arguments)
         # With the last copy of its ends in the child, its death closes them, and is heard here at once.
         bell.close()
         pipe.close()
@@ -280,17 +284,22 @@ def _show_name(name: str) -> None:
 def main(job: Job, bell: socket.socket, pipe: Connection, parent: int, computes: bool) -> None:
     """What a role's process runs."""
     leave_signals_to_parent()
-    _show_name(job.name)
     threading.Thread(target=die_with_parent, daemon=True).start()
     # Daemons, which end with their parent, may not have children by default; a role's environments may need some.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-    if computes:
-        import torch
-
-        torch.set_num_threads(1)
-    work(job, ProcessPort(bell, pipe, parent))
+    run(job, bell, pipe, parent, computes)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(
         0
     )  # its job has closed all it had; taking torch apart in order would cost each role half a second
+
+
+def run(job: Job, bell: socket.socket, pipe: Connection, parent: int, computes: bool) -> None:
+    """A role, from its first number to its last."""
+    _show_name(job.name)
+    if computes:
+        import torch
+
+        torch.set_num_threads(1)
+    work(job, ProcessPort(bell, pipe, parent))

@@ -22,8 +22,7 @@ from redline.runtime.parts import Parts, assemble
 from redline.runtime.planning.pieces import tail_of
 from redline.runtime.serving.muster import muster_server
 
-AHEAD = 8  # slots of an actor beside a learner, so that it need not wait while a batch is learned
-WARM = 0.4  # seconds that are not counted, from the first slot of every role on
+WARM = 0.3  # seconds that are not counted, from the first slot of every role on
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class Team:
             self._parts.close()
 
 
-def actors(experiment: Experiment, runtime: str, copies: int, *, beside: bool = False) -> Team:
-    """``copies`` actors in ``runtime``; ``beside``: a learner.
+def actors(experiment: Experiment, runtime: str, copies: int, *, slots: int = 2) -> Team:
+    """``copies`` actors in ``runtime``, with so many slots each.
 
     Their channels are IMPALA's, or with a replay Ape-X's, whatever the algorithm would say to learning that way.
     """
@@ -89,7 +88,7 @@ def actors(experiment: Experiment, runtime: str, copies: int, *, beside: bool = 
     parts = assemble(replace(experiment, parallel=parallel))
     if parts.experiment.parallel.slot == 1:  # lock-step sends single steps; at their own pace actors do not
         parts.experiment = replace(parts.experiment, parallel=replace(parts.experiment.parallel, slot=16))
-    return Team(parts, muster_actors, AHEAD if beside else 2)
+    return Team(parts, muster_actors, slots)
 
 
 def server(experiment: Experiment, runtime: str, workers: int) -> Team:

@@ -37,6 +37,7 @@ LEAST = 0.01  # share of stepping that is not waiting, at least
 SLOT = 50  # transitions of a slot on its way to a replay, about
 SLOTS = 4  # of them that are timed
 DRAWS = 20  # batches that are timed
+LONG = 0.05  # seconds of a pass that is long enough for its fixed costs to be nothing
 SPIN = 0.01  # seconds of a look at how much of a core is to be had
 
 
@@ -274,7 +275,8 @@ def _finished() -> float:
 def network_curves(
     parts: Parts, sizes: Sequence[int], *, device: str, precision: str, seconds: float
 ) -> tuple[Curve, Curve]:
-    """Acting and training pass against samples, on one thread of the CPU or on the GPU."""
+    """Acting and training pass against samples, on one thread of the CPU or on the GPU. Larger ones are left out once a
+    pass takes ``LONG``: from there on they take as long as there are samples."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     act: list[tuple[float, float]] = []
     train: list[tuple[float, float]] = []
@@ -286,6 +288,8 @@ def network_curves(
             forward, backward = recording_of(forward, there), recording_of(backward, there)
         act.append((size, fastest_half(forward, each, device)))
         train.append((size, fastest_half(backward, each, device)))
+        if train[-1][1] > LONG and len(train) > 1:
+            break
     return Curve.of(act), Curve.of(train)
 
 

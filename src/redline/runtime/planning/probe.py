@@ -16,6 +16,7 @@ import torch
 
 from redline.architectures.config import ParallelConfig
 from redline.environments.atari import only_timed
+from redline.environments.workers.kept import kept_processes
 from redline.learners.transfer import Transfer
 from redline.ops.returns import gae
 from redline.planner.costs import Curve
@@ -28,8 +29,8 @@ from redline.runtime.planning import crews, loops, pieces
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.pieces import Collecting, fastest_half, median_of
 from redline.runtime.planning.together import ON_GPU, Budget, in_company, sharing, with_servers
-from redline.runtime.planning.trial import shortened, soon
-from redline.runtime.planning.wholes import with_actor, with_copies, with_crowd, with_lock_step
+from redline.runtime.planning.trial import Shorter, shortened, soon
+from redline.runtime.planning.wholes import looks, with_wholes
 from redline.runtime.pool import one_thread_each
 from redline.runtime.precision import Work, network_passes
 
@@ -37,12 +38,11 @@ Say = Callable[[str], None]
 LOOKS = 3  # at a round once more, after all else: one busy moment does not make the first one wrong
 UNSURE = 0.1  # relative: measurements that lie further apart are told
 PASSES = (1, 8, 32, 128, 512)  # sizes of the network's passes
-LARGE = 2**18  # bytes of an observation from which the largest passes are left out
 
 
 def probe(experiment: Experiment, say: Say = lambda _: None, budget: Budget | None = None) -> Costs:
     """Measure an experiment's pieces. Raises: UserError and RunError as training would."""
-    with one_thread_each(), only_timed():
+    with one_thread_each(), only_timed(), kept_processes():
         return _Probe(experiment, say, budget or Budget()).run()
 
 
@@ -90,7 +90,7 @@ class _Probe:
         )
         self.experiment = replace(self.experiment, learner=learner)
         self.place = f"cpu {self.parts.experiment.learner.precision}"
-        self.times = 1  # by which batches are shorter than the recipe's
+        self.short = Shorter(self.experiment)  # batches, perhaps
         self.notes: list[str] = []
         self.together = 1.0  # see ``Costs``
         self.rooms: dict[int, Collecting] = {}  # by environments: making and resetting some takes seconds
@@ -112,8 +112,9 @@ class _Probe:
         """From here on batches are short ones, which take less of the probe's time; ``each``: a round of all."""
         if not self.replays:
             collect = self._length * each.alone
-            self.experiment, self.times = shortened(self.experiment, collect + _training(self.parts))
-        if self.times > 1:
+            self.short = shortened(self.experiment, collect + _training(self.parts))
+        if self.short.experiment is not self.experiment:
+            self.experiment = self.short.experiment
             self.parts.close()
             self.parts = assemble(alone(self.experiment))
         return self.parts
@@ -169,10 +170,8 @@ class _Probe:
                 spread=self._spread(envs),
                 notes=tuple(self.notes),
             )
-            costs = with_copies(self, with_actor(self, costs))
-            if not self.replays:
-                costs = with_crowd(self, with_lock_step(self, with_servers(self, costs)))
-            return costs.longer(self.times)
+            costs = costs if self.replays else with_servers(self, costs)
+            return with_wholes(self, costs, looks(self)).longer(self.short.times, self.short.passes)
         finally:
             for room in self.rooms.values():
                 room.close()
@@ -285,15 +284,14 @@ class _Probe:
             loop.close()
 
     def _network(self) -> tuple[dict[str, Curve], dict[str, Curve]]:
-        sizes = PASSES if _observation_bytes(self.parts.spec.observation) < LARGE else PASSES[:4]
         precision = self.parts.experiment.learner.precision
         act, train = pieces.network_curves(
-            self.parts, sizes, device="cpu", precision=precision, seconds=self.budget.network
+            self.parts, PASSES, device="cpu", precision=precision, seconds=self.budget.network
         )
         acts, trains = {self.place: act}, {self.place: train}
         if torch.cuda.is_available():
             for kind in ("fp32", "bf16"):
-                place, more = f"cuda {kind}", (*sizes, 2048)
+                place, more = f"cuda {kind}", (*PASSES, 2048)
                 _, trains[place] = pieces.network_curves(
                     self.parts, more, device="cuda", precision=kind, seconds=self.budget.gpu
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import torch
 
 from redline.architectures.catalogue import find
 from redline.architectures.model import gives_way
+from redline.environments.workers.kept import prepare
 from redline.learners.exchanges.allreduce import AllReduce
 from redline.planner.cores import speeds
 from redline.planner.costs import Curve
@@ -30,6 +32,8 @@ SATURATED = (
     0.9  # of its time that a server is at work: workers wait for it then, and their rounds tell no more
 )
 MEET = 100e-6  # seconds that copies wait for each other at one update, where they are equally fast
+SOON = 0.1  # seconds of an actor's slot that are short: several come in a second
+AHEAD = 8  # slots, at least, of an actor beside a learner, so that it need not wait while a batch is learned
 MANY = 4  # cores above which actors beside a learner stand for actors alone
 
 
@@ -38,7 +42,7 @@ class Budget:
     """Seconds for each kind of measurement."""
 
     round: float = 0.6
-    learn: float = 1.2
+    learn: float = 0.9
     network: float = 2.5
     crew: float = 1.0
     gpu: float = 0.6  # a GPU repeats itself exactly, and is fast
@@ -69,7 +73,8 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     start: dict[str, float] = {}
     if bench.cores == 1:
         return {}
-    experiment, seconds, envs = bench.experiment, bench.budget.crew, bench.experiment.sampler.num_envs
+    seconds, envs = bench.budget.crew, bench.experiment.sampler.num_envs
+    experiment, slots = _in_short_slots(bench, learn[bench.place][1])
     drag: dict[str, float] = {}
 
     batch = partial(_learn, bench, unroll)
@@ -83,23 +88,41 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
 
     if envs >= bench.cores and not bench.replays:
         drag["shards"] = _shards(bench)
+    alone = bench.round(1).step
+    crowded = alone.wait > alone.core and envs > 2 * bench.cores
+    prepare(envs if crowded else min(bench.cores, envs))
     actors = min(bench.cores - 1, envs)
-    few = partial(crews.actors, experiment, copies=actors, beside=True)
+    few = partial(crews.actors, experiment, copies=actors, slots=slots)
     for runtime, team in crews.in_turn(few):
         start[runtime] = beside(runtime, actors, team).start
     if envs >= bench.cores > MANY:  # one actor more or less makes no difference, and all have to start
         drag |= {runtime: drag[f"{runtime} actor"] for runtime in start}
     elif envs >= bench.cores:
-        full = partial(crews.actors, experiment, copies=bench.cores, beside=True)
+        full = partial(crews.actors, experiment, copies=bench.cores, slots=slots)
         for runtime, team in crews.in_turn(full):
             drag[runtime] = _period(envs, team.drive(seconds)) / _fair(bench, bench.cores).round
             if runtime == "processes":  # of threads of one interpreter one beside a learner tells more
                 beside(f"{runtime} full", bench.cores, team)
-    if bench.round(1).step.wait > bench.round(1).step.core and envs > 2 * bench.cores:
+    if crowded:
         for runtime, team in crews.in_turn(partial(crews.actors, experiment, copies=envs)):
             drag[f"{runtime} crowd"] = _crowd(bench, team.drive(seconds), envs)
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
     return {"drag": drag, "uneven": uneven, "start": start}
+
+
+def _in_short_slots(bench: Bench, learn: float) -> tuple[Experiment, int]:
+    """The experiment with slots that come often enough to be counted for a second, and as many of them for an actor as
+    last while a batch is learned, which takes ``learn``."""
+    experiment = bench.experiment
+    if bench.replays:
+        return experiment, AHEAD
+    algorithm: Any = experiment.algorithm
+    rounds: int = algorithm.unroll
+    each = bench.round(max(experiment.sampler.num_envs // bench.cores, 1)).alone
+    while rounds % 2 == 0 and rounds * each > SOON:
+        rounds //= 2
+    experiment = replace(experiment, algorithm=replace(algorithm, unroll=rounds))
+    return experiment, max(math.ceil(2 * learn / (rounds * each)), AHEAD)
 
 
 def _learn(bench: Bench, unroll: Any) -> None:

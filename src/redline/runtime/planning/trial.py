@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from redline.planner.options import Measured
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
@@ -18,6 +18,7 @@ WARM = 1.0  # seconds after the first update that are not counted: caches, kerne
 SETTLED = 4  # batches in which queues that filled while the first was learned from find their depth
 LONGEST = 4.0  # times as long as asked for, to end with an arrival: steps come by the slot, and few of those a second
 SOON = 0.1  # seconds of a batch that are short enough to see several
+LONG = 0.5  # seconds of a batch above which fewer epochs tell as much
 STARTS = 120.0  # seconds in which the first update must have come
 
 
@@ -31,22 +32,36 @@ def soon(experiment: Experiment) -> Experiment:
     return replace(experiment, algorithm=replace(algorithm, learning_starts=starts))  # type: ignore[arg-type]
 
 
-def shortened(experiment: Experiment, seconds: float) -> tuple[Experiment, int]:
+class Shorter(NamedTuple):
+    """An experiment with short batches, and by how much they are shorter than the recipe's."""
+
+    experiment: Experiment
+    times: int = 1  # in unrolls and minibatches, these as large as before
+    passes: float = 1.0  # over each sample
+
+
+def shortened(experiment: Experiment, seconds: float) -> Shorter:
     """The experiment with unrolls so short that a batch, which takes ``seconds``, is soon learned from, in minibatches
-    as large as before; and how many times shorter they are.
+    as large as before; and where that is not enough, with fewer epochs.
 
     Recurrent networks keep theirs: their minibatches are of environments, and of fewer they would be larger.
     """
     algorithm: Any = experiment.algorithm
     times, parts = 1, getattr(algorithm, "minibatches", 1)
     if uses_replay(experiment) or experiment.network.core != "none":
-        return experiment, times
+        return Shorter(experiment)
     while seconds / times > 2 * SOON and not (parts % (2 * times) or algorithm.unroll % (2 * times)):
         times *= 2
-    if times == 1:
-        return experiment, times
-    shorter = replace(algorithm, unroll=algorithm.unroll // times, minibatches=parts // times)
-    return replace(experiment, algorithm=shorter), times
+    shorter, passes = algorithm, 1.0
+    if times > 1:
+        shorter = replace(shorter, unroll=algorithm.unroll // times, minibatches=parts // times)
+    epochs, left = getattr(algorithm, "epochs", 1), seconds / times
+    if left > LONG and epochs > 1:
+        fewer = max(int(epochs * LONG / left), 1)
+        shorter, passes = replace(shorter, epochs=fewer), epochs / fewer
+    if shorter is algorithm:
+        return Shorter(experiment)
+    return Shorter(replace(experiment, algorithm=shorter), times, passes)
 
 
 def try_out(experiment: Experiment, seconds: float = 4.0, warm: float = WARM) -> Measured:

@@ -36,104 +36,93 @@ class Seen:
     core: float  # core-seconds of this process for each batch
 
 
-def with_copies(bench: Bench, costs: Costs) -> Costs:
-    """Copies that train and share gradients, one for every core: how much longer they take than by their pieces."""
-    if not 1 < bench.cores <= MANY:
-        return costs
-    costs = _as_seen(bench, costs, "accel_sync", bench.cores, "copies", only=_only(bench))
-    return _told_by_threads(bench, costs, "copies", least=0.0)
+@dataclass(frozen=True)
+class Look:
+    """An arrangement that is seen at training: so many copies for the recipe's environments."""
+
+    name: str  # of what is found out: ``threads NAME`` and ``processes NAME`` of ``Costs.drag``
+    architecture: str
+    copies: int
+    least: float | None = None
+    # None: each runtime is seen. Else threads tell of both, and processes lose no less than this: simulators that step
+    # by themselves leave the interpreter to others, and so does a network that takes pictures
 
 
-def with_lock_step(bench: Bench, costs: Costs) -> Costs:
-    """Where the algorithm bears so little lag that several actors, or workers, wait for it, as it does for them."""
-    if bench.parts.algorithm.max_lag is None:
-        return costs
-    if 1 < bench.cores <= MANY:
-        costs = _as_seen(bench, costs, "impala", bench.cores, "step")
-    return _as_seen(bench, costs, "seed", max(bench.cores, 2), "served step")
-
-
-def with_crowd(bench: Bench, costs: Costs) -> Costs:
-    """A server among a crowd of workers that mostly wait."""
+def looks(bench: Bench) -> list[Look]:
+    """What is worth seeing of an experiment: what no piece tells."""
+    cores, spec = bench.cores, bench.parts.spec
+    several, alike = 1 < cores <= MANY, spec.threaded
+    found: list[Look] = []
+    if not bench.replays and cores > 1:
+        # With a replay the first seconds, in which the learner owes updates, tell nothing of the rest.
+        found.append(Look("beside", "impala", 1, least=1.0 if alike else None))
+    if several:
+        found.append(Look("copies", "accel_sync", cores, least=0.0 if alike else None))
+    if bench.replays:
+        return found
+    if bench.parts.algorithm.max_lag is not None:
+        # It bears so little lag that several actors, or workers, wait for it, as it does for them.
+        found += [Look("step", "impala", cores)] if several else []
+        found.append(Look("served step", "seed", max(cores, 2)))
     envs, one = bench.experiment.sampler.num_envs, bench.round(1).step
-    if one.wait > one.core and envs > 2 * max(bench.cores, 2):
-        costs = _as_seen(bench, costs, "seed", envs, "served crowd")
+    if one.wait > one.core and envs > 2 * max(cores, 2):
+        found.append(Look("served crowd", "seed", envs))
+    return found
+
+
+def with_wholes(bench: Bench, costs: Costs, every: list[Look]) -> Costs:
+    """With how much longer arrangements take that train than by their pieces: ``threads NAME``, ``processes NAME``.
+
+    Without those of one that breaks: it is tried again if it is chosen.
+    """
+    for look in every:
+        plans = _plans(bench, costs, look)
+        experiments = {runtime: experiment for runtime, (experiment, _) in plans.items()}
+        try:
+            seen = _trained(experiments, bench.budget.crew)
+        except RunError:
+            continue
+        if look.name == "beside":
+            costs = _besides(bench, costs, seen)
+        costs = _paced(costs, plans, seen, look.name)
+        told = costs.drag.get(f"threads {look.name}")
+        if look.least is not None and told is not None:
+            costs = replace(costs, drag=costs.drag | {f"processes {look.name}": max(told, look.least)})
     return costs
 
 
-def with_actor(bench: Bench, costs: Costs) -> Costs:
-    """One actor beside a learner: what this spends on a batch besides learning, where batches are short, and how much
-    longer all of it takes than by its pieces. Not with a replay: its first seconds, in which the learner owes updates,
-    tell nothing of the rest."""
-    if bench.replays or bench.cores == 1:
-        return costs
-    plans, seen = _at_work(bench, costs, "impala", 1, _only(bench))
+def _besides(bench: Bench, costs: Costs, seen: dict[str, Seen]) -> Costs:
+    """With what a learner spends on a batch besides learning, where batches are short."""
     late = costs.drag.get("processes learner")
     learned = costs.learn[bench.place][1] * (late or 1.0)
-    if late is not None and "processes" in seen and learned < SHORT:
-        # Of one message: whatever is more belongs to the batch, such as caches that have grown cold since the last one.
-        told = learned + costs.publish + costs.hand["processes"]
-        costs = replace(costs, besides=max(seen["processes"].core - told, 0.0))
-    # What threads were thought to lose by sharing an interpreter, and did not, processes never lost.
-    return _told_by_threads(bench, _paced(costs, plans, seen, "beside"), "beside", least=1.0)
-
-
-def _only(bench: Bench) -> str | None:
-    """The runtime that tells of both: simulators that step by themselves leave the interpreter to others, and so does a
-    network that takes pictures."""
-    return "threads" if bench.parts.spec.threaded else None
-
-
-def _told_by_threads(bench: Bench, costs: Costs, name: str, least: float) -> Costs:
-    """With the drag of threads for processes, too, where threads tell of both."""
-    seen = costs.drag.get(f"threads {name}")
-    if _only(bench) is None or seen is None:
+    if late is None or "processes" not in seen or learned >= SHORT:
         return costs
-    return replace(costs, drag=costs.drag | {f"processes {name}": max(seen, least)})
+    # Of one message: whatever is more belongs to the batch, such as caches that have grown cold since the last one.
+    told = learned + costs.publish + costs.hand["processes"]
+    return replace(costs, besides=max(seen["processes"].core - told, 0.0))
 
 
-def _plans(
-    bench: Bench, experiment: Experiment, costs: Costs, architecture: str, copies: int
-) -> dict[str, tuple[Experiment, Option]]:
-    """By runtime: an arrangement of so many copies for the recipe's environments, and the experiment with it."""
-    place = _place(bench, costs, architecture)
-    experiment = replace(experiment, parallel=ParallelConfig())
+Plans = dict[str, tuple[Experiment, Option]]  # by runtime
+
+
+def _plans(bench: Bench, costs: Costs, look: Look) -> Plans:
+    """The arrangement in threads and in processes (or the one that tells of both)."""
+    place = _place(bench, costs, look.architecture)
+    experiment = replace(bench.experiment, parallel=ParallelConfig())
     envs = experiment.sampler.num_envs
-    search = Search(experiment, bench.parts.spec, costs, costs.machine, only=architecture)
+    search = Search(experiment, bench.parts.spec, costs, costs.machine, only=look.architecture)
     return {
         each.runtime: (configure(experiment, each), each)
         for each in options(search)[0]
-        if (each.copies, each.copies * each.environments) == (copies, envs) and each.learn_on == place
+        if (each.copies, each.copies * each.environments) == (look.copies, envs)
+        and each.learn_on == place
+        and (look.least is None or each.runtime == "threads")
     }
 
 
 def _place(bench: Bench, costs: Costs, architecture: str) -> str:
     """Where it learns: a server acts on the GPU if there is one, and a learner with it."""
     return ON_GPU if architecture == "seed" and ON_GPU in costs.act else bench.place
-
-
-def _as_seen(
-    bench: Bench, costs: Costs, architecture: str, copies: int, name: str, *, only: str | None = None
-) -> Costs:
-    """With ``threads NAME`` and ``processes NAME`` (or the one of them that is ``only`` of interest): how much longer
-    than predicted an arrangement takes that trains. Without, where it breaks: it is tried again if it is chosen."""
-    return _paced(costs, *_at_work(bench, costs, architecture, copies, only), name)
-
-
-Plans = dict[str, tuple[Experiment, Option]]  # by runtime
-
-
-def _at_work(
-    bench: Bench, costs: Costs, architecture: str, copies: int, only: str | None
-) -> tuple[Plans, dict[str, Seen]]:
-    """Plans of an arrangement, and what they reached at training: nothing, where it breaks."""
-    found = _plans(bench, bench.experiment, costs, architecture, copies)
-    plans = {runtime: plan for runtime, plan in found.items() if only in (None, runtime)}
-    experiments = {runtime: experiment for runtime, (experiment, _) in plans.items()}
-    try:
-        return plans, _trained(experiments, bench.budget.crew)
-    except RunError:
-        return plans, {}
 
 
 def _paced(costs: Costs, plans: Plans, seen: dict[str, Seen], name: str) -> Costs:
