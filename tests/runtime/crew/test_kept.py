@@ -3,6 +3,7 @@ owner however it ends."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -100,7 +101,7 @@ def test_those_that_die_or_are_killed_are_not_kept() -> None:
         again.close()
         idle = next(iter(pids))
         os.kill(idle or 0, signal.SIGKILL)
-        assert eventually(lambda: not alive(idle or 0))
+        assert eventually(lambda: idle not in {child.pid for child in multiprocessing.active_children()})
         last = ProcessCrew([Echo(), Echo()], torch=False)
         assert idle not in last.pids()
         last.close()
