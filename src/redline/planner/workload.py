@@ -12,6 +12,8 @@ from redline.planner.costs import Curve, Machine, Work, Workload
 from redline.planner.measured import Costs
 from redline.planner.options import Option
 
+Way = Callable[[int, int, int], float]  # how far copies are from the fewest to the most
+
 ROUND_TRIP = 150e-6  # core-seconds to wake a worker process and hear from it
 SHELVES = 3  # batches between a replay apart and its learner: one that is learned from, two drawn ahead
 JITTER = 0.05  # relative, of unrolls of one copy: what its core does besides
@@ -229,27 +231,33 @@ def _crew(option: Option, costs: Costs) -> str:
     return full if many else option.runtime
 
 
-def _crowd(option: Option, costs: Costs, few: float) -> float:
+def _crowd(option: Option, costs: Costs, few: float, way: Way | None = None) -> float:
     """How much longer an actor's core work takes among many: between ``few`` actors and as many as environments, both
-    measured, as the logarithm of their number."""
+    measured, as the logarithm of their number (or another ``way``)."""
     many = costs.drag.get(f"{option.runtime} crowd")
     fewest = max(costs.machine.cores - 1, 1)
     if many is None or option.copies <= fewest or costs.envs <= fewest:
         return few
-    return few + (many - few) * _logarithm(option.copies, fewest, costs.envs)
+    return few + (many - few) * (way or _logarithm)(option.copies, fewest, costs.envs)
 
 
 def _beyond_cores(option: Option, costs: Costs) -> float:
-    """How much longer copies take than as many as there are cores, which were seen: as actors do among many."""
+    """How much longer copies take than as many as there are cores, which were seen: as actors do among many, but by the
+    square root of their number, since all of them learn at the same moment."""
     cores, few = max(costs.machine.cores, 2), _drag(costs, option.runtime)
     if option.copies <= cores:
         return 1.0
-    return _crowd(option, costs, few) / _crowd(replace(option, copies=cores), costs, few)
+    return _crowd(option, costs, few, _root) / _crowd(replace(option, copies=cores), costs, few, _root)
 
 
 def _logarithm(copies: int, fewest: int, most: int) -> float:
     """How far from ``fewest`` to ``most``, 0 to 1; of more it goes on, to twice as far."""
     return min(max(math.log(copies / fewest) / math.log(most / fewest), 0.0), 2.0)
+
+
+def _root(copies: int, fewest: int, most: int) -> float:
+    """The same by square roots."""
+    return min(max((copies**0.5 - fewest**0.5) / (most**0.5 - fewest**0.5), 0.0), 2.0)
 
 
 def _crowding(copies: int, costs: Costs) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from redline import environments
+from redline.environments.workers.kept import kept_processes
 from redline.planner.choose import CLOSE, choose, rank, speed_of
 from redline.planner.costs import Machine
 from redline.planner.machines import WhatIf, carried_over
@@ -46,6 +47,7 @@ def costs_of(experiment: Experiment, *, fresh: bool = False, say: Say = lambda _
     return costs if refusal is None else replace(costs, notes=(*costs.notes, refusal))
 
 
+@kept_processes()  # they serve the trials too
 def make_plan(
     experiment: Experiment,
     *,
