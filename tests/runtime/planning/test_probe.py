@@ -12,7 +12,7 @@ import pytest
 from redline import api
 from redline.planner.costs import Work
 from redline.runtime.experiment import Experiment
-from redline.runtime.planning import probe
+from redline.runtime.planning import loops, probe
 from redline.runtime.planning.pieces import Round, error_of, of_one_wait
 from redline.runtime.planning.together import Budget
 from redline.runtime.planning.trial import Shorter
@@ -90,3 +90,17 @@ def test_a_long_batch_is_measured_by_its_parts_and_told_whole(monkeypatch: pytes
     assert [(each.times, each.passes) for each in seen] == [(4, 3.0)]
     assert (found.batch, found.updates, found.minibatch) == (plain.batch, plain.updates, plain.minibatch)
     assert (found.batch, found.updates, found.minibatch) == (256, 12.0, 64)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "believed"), [(4e-3, 3e-3, 3e-3), (3e-3, 4e-3, 3e-3), (50e-3, 3e-3, 50e-3)]
+)
+def test_of_two_looks_at_a_short_loop_the_faster_is_believed(
+    monkeypatch: pytest.MonkeyPatch, first: float, second: float, believed: float
+) -> None:
+    experiment = api.make_experiment("CartPole-v1", "ppo", overrides=["algorithm.unroll=20"])
+    bench: Any = SimpleNamespace(experiment=experiment, parts=None, budget=Budget(learn=1.0))
+    monkeypatch.setattr(loops, "_loop", lambda *_: loops.Turns(second, 1e-3))
+    assert loops.again(bench, loops.Turns(first, 1e-3)).seconds == believed, (
+        "a second held many of them, or one"
+    )

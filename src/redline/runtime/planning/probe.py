@@ -160,7 +160,7 @@ class _Probe:
                 **self._remembering(envs),
                 exchange=sharing(self, learn[self.place][1], updates, unroll),
                 **company,
-                between=loops.beyond(self, turns, learn[self.place][1]),
+                between=loops.beyond(self, loops.again(self, turns), learn[self.place][1]),
                 between_gpu=self._between_on_gpu(learn, act),
                 threaded=parts.spec.threaded,
                 together=self.together,
