@@ -53,8 +53,8 @@ def alone(bench: Bench) -> Turns:
 
 
 def again(bench: Bench, first: Turns) -> Turns:
-    """A second look, after all else, and the faster of the two: a second in which the machine was slow is no cost of the
-    loop's. One long look has met both."""
+    """A second look, after all else, and the faster of the two: a slow second of the machine is no cost of the loop's.
+    One look at long batches has met many seconds."""
     if 2 * _length(bench) * first.seconds > bench.budget.learn:
         return first
     return min(first, alone(bench), key=lambda turns: turns.seconds)
