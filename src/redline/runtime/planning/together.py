@@ -88,9 +88,7 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
 
     if envs >= bench.cores and not bench.replays:
         drag["shards"] = _shards(bench)
-    alone = bench.round(1).step
-    crowded = alone.wait > alone.core and envs > 2 * bench.cores
-    prepare(envs if crowded else min(bench.cores, envs))
+    prepare(min(bench.cores, envs))  # no more, where ``start`` is told: each has a core to start on
     actors = min(bench.cores - 1, envs)
     few = partial(crews.actors, experiment, copies=actors, slots=slots)
     for runtime, team in crews.in_turn(few):
@@ -103,7 +101,8 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
             drag[runtime] = _period(envs, team.drive(seconds)) / _fair(bench, bench.cores).round
             if runtime == "processes":  # of threads of one interpreter one beside a learner tells more
                 beside(f"{runtime} full", bench.cores, team)
-    if crowded:
+    alone = bench.round(1).step
+    if alone.wait > alone.core and envs > 2 * bench.cores:
         for runtime, team in crews.in_turn(partial(crews.actors, experiment, copies=envs)):
             drag[f"{runtime} crowd"] = _crowd(bench, team.drive(2 * seconds), envs)  # it varies most
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
