@@ -1,4 +1,4 @@
-"""The probe: an experiment's pieces measured on this machine, in about half a minute. What it finds is ``Costs``.
+"""The probe: an experiment's pieces measured on this machine, in about a minute. What it finds is ``Costs``.
 
 Environments, network, actor and learner are the experiment's own, at the sizes that plans will use, with the loss, the
 optimiser and the buffers that training has.
