@@ -245,3 +245,18 @@ def test_what_threads_lose_together_is_as_it_was_measured_on_any_number_of_cores
     costs = replace(ON_BIG, envs=32, together=2.0)  # measured on 16 cores
     there = carried_over(costs, Machine("there", cores))
     assert spread(STEP, there, 2, 8).width == pytest.approx(spread(STEP, costs, 2, 8).width)
+
+
+@pytest.mark.parametrize(("copies", "waits"), [(4, 0.0), (8, 10e-3 / 3), (32, 10e-3)])
+def test_a_learner_queues_for_the_interpreter_of_a_crowd(copies: int, waits: float) -> None:
+    """Four cores, 32 environments: 10 ms a batch among as many threads."""
+    costs = replace(COSTS, queueing=10e-3, drag={"threads learner": 1.5})
+    plain = replace(costs, queueing=0.0)
+    for name, runtime in (("impala", "threads"), ("seed", "threads"), ("impala", "processes")):
+        option = Option(name, runtime, copies, 1, 20, queue=1)
+        found, known = (workload(option, each, each.machine).learn for each in (costs, plain))
+        if runtime == "processes" or not waits:
+            assert found == known
+        else:
+            assert found.wait - known.wait == pytest.approx(waits)
+            assert (found.core, found.drag) == (known.core, 1.0), "it does not compute meanwhile"

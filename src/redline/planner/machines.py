@@ -347,6 +347,7 @@ def _at_clock(costs: Costs, factor: float) -> Costs:
         draw=costs.draw * factor,
         store=costs.store * factor,
         besides=costs.besides * factor,
+        queueing=costs.queueing * factor,
         between=costs.between * factor,
         between_gpu=None if costs.between_gpu is None else costs.between_gpu * factor,
         serve={runtime: curve.scaled(factor) for runtime, curve in costs.serve.items()},

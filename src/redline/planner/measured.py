@@ -72,6 +72,9 @@ class Costs:
     # workers and a learner in lock-step; ``threads served crowd``, ... -> a server with a worker for each environment
     uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
     # ``threads learner``, ... -> how long its batches took beside actors, over their mean
+    queueing: float = (
+        0.0  # seconds that a batch takes longer among a thread for each environment, all of one interpreter
+    )
     start: dict[str, float] = field(default_factory=dict)  # runtime -> seconds before its roles are at work
     reset: tuple[float, float] = (0.0, 0.0)  # seconds of a reset: median, 99th percentile
     transfer: Curve | None = None  # seconds to bring bytes to the GPU, against bytes
@@ -106,6 +109,7 @@ class Costs:
             estimate=self.estimate / passes,
             hand={runtime: seconds * times for runtime, seconds in self.hand.items()},
             besides=self.besides * times,
+            queueing=self.queueing * learned,
             between=self.between * times,
             between_gpu=gpu,
         )

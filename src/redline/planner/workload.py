@@ -183,17 +183,14 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
         learn = replace(learn, core=learn.core + costs.between * rounds)
     elif not learn.gpu:
         learn = replace(learn, core=learn.core + costs.besides * learn.width)
+    learn = replace(learn, drag=late, tail=costs.uneven.get(f"{crew} learner", ()))
     load = Workload(
         cores=machine.cores,
         unroll=option.unroll,
         environments=option.environments,
         step=replace(step, drag=slow),
         act=replace(act, drag=slow),
-        learn=replace(
-            learn,
-            drag=late,
-            tail=costs.uneven.get(f"{crew} learner", ()),
-        ),
+        learn=_among_threads(learn, option, costs),
         updates=1.0 if replays else costs.updates,
         hand=Work(costs.hand.get(option.runtime, WAKE)),
         publish=Work(costs.publish),
@@ -239,6 +236,17 @@ def _crowd(option: Option, costs: Costs, few: float, way: Way | None = None) -> 
     if many is None or option.copies <= fewest or costs.envs <= fewest:
         return few
     return few + (many - few) * (way or _logarithm)(option.copies, fewest, costs.envs)
+
+
+def _among_threads(learn: Work, option: Option, costs: Costs) -> Work:
+    """A batch by a learner that has to queue for an interpreter which it shares with many actors or workers: no longer
+    than alone among as many as there are cores, and from there to one for each environment, which was measured, as the
+    logarithm of their number. Its unrolls wait meanwhile."""
+    cores = max(costs.machine.cores, 2)
+    if option.runtime != "threads" or not costs.queueing or option.copies <= cores or costs.envs <= cores:
+        return learn
+    waits = costs.queueing * _logarithm(option.copies, cores, costs.envs)
+    return replace(learn, wait=learn.wait + waits, drag=1.0, tail=())  # these were of a learner beside few
 
 
 def _beyond_cores(option: Option, costs: Costs) -> float:

@@ -67,8 +67,8 @@ class Bench(Protocol):
 
 
 def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) -> dict[str, Any]:
-    """``drag``, ``uneven`` and ``start`` of ``Costs``: an actor for every core, those beside a learner (``full``),
-    one less beside it."""
+    """``drag``, ``uneven``, ``start`` and ``queueing`` of ``Costs``: an actor for every core, those beside a learner
+    (``full``), one less beside it, and a crowd of them."""
     uneven: dict[str, tuple[float, ...]] = {}
     start: dict[str, float] = {}
     if bench.cores == 1:
@@ -76,6 +76,7 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     seconds, envs = bench.budget.crew, bench.experiment.sampler.num_envs
     experiment, slots = _in_short_slots(bench, learn[bench.place][1])
     drag: dict[str, float] = {}
+    waits = 0.0
 
     batch = partial(_learn, bench, unroll)
 
@@ -104,9 +105,15 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     alone = bench.round(1).step
     if alone.wait > alone.core and envs > 2 * bench.cores:
         for runtime, team in crews.in_turn(partial(crews.actors, experiment, copies=envs)):
-            drag[f"{runtime} crowd"] = _crowd(bench, team.drive(2 * seconds), envs)  # it varies most
+            looks = [team.drive(seconds)]  # two: it varies most
+            if runtime == "threads" and not bench.replays:
+                looks.append(team.drive(seconds, batch))  # the learner needs their interpreter, hardly a core
+                waits = max(looks[1].learned - learn[bench.place][1], 0.0)
+            else:
+                looks.append(team.drive(seconds))
+            drag[f"{runtime} crowd"] = float(np.mean([_crowd(bench, look, envs) for look in looks]))
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
-    return {"drag": drag, "uneven": uneven, "start": start}
+    return {"drag": drag, "uneven": uneven, "start": start, "queueing": waits}
 
 
 def _in_short_slots(bench: Bench, learn: float) -> tuple[Experiment, int]:
