@@ -260,3 +260,19 @@ def test_shared_cores_make_random_work_take_as_long_as_theory_says() -> None:
     engine.spawn(arrivals())
     engine.run(60_000.0)
     assert np.mean(stays) == pytest.approx(1.0 / (1.0 - rho), rel=0.05)
+
+
+def test_a_simulation_whose_clock_stands_still_ends() -> None:
+    """Two processes that hand each other something for ever, in no time."""
+    engine, bells = Engine(1), [Queue(), Queue()]
+
+    def ring(mine: Queue, other: Queue) -> Steps:
+        while True:
+            yield Get(mine)
+            yield Put(other, 0)
+
+    for mine, other in (bells, bells[::-1]):
+        engine.spawn(ring(mine, other))
+    bells[0].put_now(engine, 0)
+    with pytest.raises(ValueError, match="would go on for ever"):
+        engine.run(1.0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from redline.planner.costs import GPU, Curve, Machine, Work
+from redline.planner.costs import GPU, Curve, Machine, Work, Workload
 from redline.planner.machines import carried_over
 from redline.planner.options import Option
 from redline.planner.workload import spread, workload
@@ -260,3 +260,12 @@ def test_a_learner_queues_for_the_interpreter_of_a_crowd(copies: int, waits: flo
         else:
             assert found.wait - known.wait == pytest.approx(waits)
             assert (found.core, found.drag) == (known.core, 1.0), "it does not compute meanwhile"
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_work_that_takes_no_known_time_is_refused(seconds: float) -> None:
+    """The simulator would go on for ever without its clock moving."""
+    with pytest.raises(ValueError, match="learn must take a finite time"):
+        Workload(2, 5, 1, step=Work(1e-3), act=Work(1e-3), learn=Work(seconds))
+    with pytest.raises(ValueError, match="nothing to simulate"):
+        Workload(2, 5, 1, step=Work(), act=Work(), learn=Work())

@@ -6,6 +6,7 @@ Seconds are of the wall clock with nothing else running, unless a name says core
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -161,6 +162,14 @@ class Workload:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.drag < 1.0:
             raise ValueError(f"drag must be 1 or more, got {self.drag}")
+        for name in ("step", "act", "learn", "hand", "publish", "draw"):
+            work: Work = getattr(self, name)
+            if not math.isfinite(work.alone) or not math.isfinite(work.drag):
+                raise ValueError(f"{name} must take a finite time, got {work}")
+        if self.step.alone + self.act.alone + self.learn.alone <= 0.0:
+            raise ValueError(
+                "stepping, acting and learning take no time at all: there is nothing to simulate"
+            )
 
 
 @dataclass(frozen=True)

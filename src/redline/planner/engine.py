@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from redline.planner.cores import AnyOf, Cores, GPUs, Meter
 
 Answer = Any
+ENDLESS = 1_000_000  # resumptions at one moment, after which time will never go on
 WAITS = object()  # a request's answer that is yet to come
 
 
@@ -73,8 +74,14 @@ class Engine:
         """Let things happen until that time, or until ``events`` is ``most``: then False."""
         cores, timers, ready = self.cores, self._timers, self._ready
         while True:
+            going = 0
             while ready:
                 self._step(*ready.popleft())
+                going += 1
+                if going > ENDLESS:
+                    raise ValueError(
+                        "pieces of work that take no time, or an unknown one, would go on for ever"
+                    )
             computed = cores.next()
             timed = timers[0][0] if timers else computed
             when = min(timed, computed)
