@@ -239,7 +239,7 @@ def _crowd(option: Option, costs: Costs, few: float, way: Way | None = None) -> 
 
 
 def _among_threads(learn: Work, option: Option, costs: Costs) -> Work:
-    """A batch by a learner that has to queue for an interpreter which it shares with many actors or workers: no longer
+    """A batch by a learner that has to queue for an interpreter which it shares with many actors: no longer
     than alone among as many as there are cores, and from there to one for each environment, which was measured, as the
     logarithm of their number. Its unrolls wait meanwhile."""
     cores = max(costs.machine.cores, 2)
@@ -292,7 +292,8 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     passes = {n: acting(once, costs, n) for n in sizes}
     serve = Curve.of((n, beyond.at(n) + passes[n].core) for n in sizes)
     on_gpu = None if on_cpu else Curve.of((n, passes[n].gpu) for n in sizes)
-    base = _company(option, costs, machine)
+    # Few of its threads compute: a learner among them does not queue as among as many actors.
+    base = _company(option, replace(costs, queueing=0.0), machine)
     step = round_of(costs, option.environments)
     wait = step.wait + costs.latency.get(option.runtime, 0.0)
     drag = side_by_side(costs, option.runtime)
