@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from tests.leaks import eventually
 from tests.runtime.chaos import ROOT, alive
 from tests.runtime.crew.test_crew import Doomed, Echo, collect
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="descriptors cannot be sent there")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are kept on Linux only")
 
 
 class Adder:
@@ -59,7 +60,6 @@ def add(count: int, number: int) -> tuple[int, int, list[float]]:
             region.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors")
 def test_one_process_serves_crew_after_crew_and_keeps_nothing_of_them() -> None:
     with kept_processes():
         first, few, sums = add(3, 5)
@@ -76,6 +76,31 @@ def test_one_process_serves_crew_after_crew_and_keeps_nothing_of_them() -> None:
     assert again == few
     assert eventually(lambda: not alive(first))
     assert add(1, 1)[0] != first
+
+
+class Polite:
+    """Tells its priority and cores, then lowers the one and leaves all but one of the others."""
+
+    name = "polite"
+
+    def run(self, port: Port) -> None:
+        while port.get() == REQUEST:
+            port.request()
+            me, cores = threading.get_native_id(), os.sched_getaffinity(0)
+            port.answer((os.getpid(), os.getpriority(os.PRIO_PROCESS, me), len(cores)))
+            os.setpriority(os.PRIO_PROCESS, me, min(os.getpriority(os.PRIO_PROCESS, me) + 5, 19))
+            os.sched_setaffinity(0, {min(cores)})
+
+
+def test_a_job_that_gave_way_leaves_the_next_one_its_priority_and_cores() -> None:
+    told: list[Any] = []
+    with kept_processes():
+        for _ in range(2):
+            crew = ProcessCrew([Polite()], torch=False)
+            told.append(crew.ask(0, "priority", timeout=30))
+            crew.close()
+    assert told[0] == told[1]
+    assert told[0][1:] == (os.getpriority(os.PRIO_PROCESS, 0), len(os.sched_getaffinity(0)))
 
 
 def test_those_that_die_or_are_killed_are_not_kept() -> None:

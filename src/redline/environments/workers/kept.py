@@ -168,9 +168,9 @@ _keeper: Keeper | None = None
 
 @contextlib.contextmanager
 def kept_processes() -> Iterator[None]:
-    """Within, processes of roles are kept between jobs, where the system can send descriptors; then all end."""
+    """Within, processes of roles are kept between jobs; then all end. On Linux: elsewhere their priority would stay."""
     global _keeper
-    if _keeper is not None or not hasattr(socket, "send_fds"):
+    if _keeper is not None or sys.platform != "linux":
         yield
         return
     _keeper = keeper = Keeper()
@@ -223,8 +223,22 @@ def _serve(control: socket.socket) -> None:
 
 
 def _run(content: bytes) -> None:
-    target, arguments = pickle.loads(content)  # from the parent process, over a socket that nobody else has
-    target(*arguments)
+    """One job, on a thread of its own: on Linux priority and affinity are a thread's, and a job that gave way to others
+    cannot take that back."""
+    done: list[bool] = []
+
+    def work() -> None:
+        target, arguments = pickle.loads(
+            content
+        )  # from the parent process, over a socket that nobody else has
+        target(*arguments)
+        done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if not done:
+        os._exit(1)
 
 
 def _read(control: socket.socket, size: int) -> bytes | None:
