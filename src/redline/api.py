@@ -197,7 +197,7 @@ def plan(
     """How to run an experiment on this machine: measured, predicted, and the best plans tried.
 
     Args:
-      environment, recipe, overrides: as ``train`` takes them; ``parallel.architecture=NAME`` keeps to one architecture.
+      environment, recipe, overrides: as ``train`` takes them; what they set no plan changes.
       what_if: changes, such as ``"cores=64, gpu=h100, env=3x slower"``.   machine: another one than this.
       verify: run the best plans for some seconds each.   fresh: measure again what was measured before.
       report: told what is being done, a line at a time.
@@ -206,14 +206,17 @@ def plan(
       UserError: something asked for does not exist or cannot be.   RunError: the environment broke while it was timed.
     """
     experiment = make_experiment(environment, recipe, overrides=overrides)
-    asked = any(setting.partition("=")[0].strip() == "parallel.architecture" for setting in overrides)
+    asked = {setting.partition("=")[0].strip() for setting in overrides}
+    held = "parallel.architecture" in asked
+    leave_if_imported()
     return make_plan(
         experiment,
         what_if=parse_what_if(what_if) if what_if else None,
         machine=machine,
         verify=verify,
         fresh=fresh,
-        only=experiment.parallel.architecture if asked else None,
+        only=experiment.parallel.architecture if held else None,
+        asked=asked,
         say=report,
     )
 

@@ -257,6 +257,14 @@ def test_the_bottleneck_names_the_role_and_what_relieves_it(found: Prediction, r
     assert words in told[1]
 
 
+def test_copies_that_learn_by_themselves_are_relieved_of_what_is_most_of_their_work() -> None:
+    option = replace(OPTION, architecture="accel_sync", copies=2)
+    found = prediction(2.0, replica=0.97)
+    told = bottleneck(option, found, MACHINE, where_time_goes(option, COSTS, found))
+    assert told[0] == "replica"
+    assert "more learner threads or fewer epochs" in told[1]
+
+
 def test_who_learns_on_a_gpu_already_is_not_told_to_get_one() -> None:
     costs, machine = with_gpu()
     option = replace(OPTION, learn_on="cuda bf16", threads=1)

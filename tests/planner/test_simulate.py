@@ -372,6 +372,11 @@ def test_slow_batches_are_waited_for() -> None:
     assert found.updates_per_second == pytest.approx(1 / 7.0, rel=3e-3)
 
 
+def test_an_environment_may_take_hours() -> None:
+    slow = replace(LOAD, step=Work(core=5e3))
+    assert simulate(SYNCHRONOUS, slow, seconds=5.0).steps_per_second == pytest.approx(4 / 5e3, rel=0.02)
+
+
 def test_events_may_be_limited() -> None:
     load = replace(LOAD, groups=2)
     found = simulate(SYNCHRONOUS, load, seconds=1e8, most=20_000)  # without the limit it would take hours

@@ -269,3 +269,32 @@ def test_work_that_takes_no_known_time_is_refused(seconds: float) -> None:
         Workload(2, 5, 1, step=Work(1e-3), act=Work(1e-3), learn=Work(seconds))
     with pytest.raises(ValueError, match="nothing to simulate"):
         Workload(2, 5, 1, step=Work(), act=Work(), learn=Work())
+
+
+def test_each_group_is_acted_for_by_itself() -> None:
+    """A pass has a fixed cost, of which two groups pay two."""
+    level = replace(ON_BIG, act={"cpu fp32": Curve.of([(1, 1e-3), (64, 1e-3)])}, record=Curve.of([(1, 0.0)]))
+    one, two = (
+        workload(Option("synchronous", "in_process", 1, 16, 20, groups=groups), level, BIG).act.core
+        for groups in (1, 2)
+    )
+    assert two == pytest.approx(2 * one)
+
+
+def test_bundles_draw_whole_batches_and_copies_in_lock_step_share_one() -> None:
+    costs = replace(COSTS, batch=32, minibatch=32, train={"cpu fp32": Curve.of([(1, 1e-4), (32, 3.2e-3)])})
+    loads = {
+        name: workload(Option(name, "threads", 4, 1, 1, ratio=8.0), costs, costs.machine)
+        for name in ("gorila", "accel_sync")
+    }
+    assert (loads["gorila"].samples, loads["accel_sync"].samples) == (32, 8)
+    assert loads["accel_sync"].learn.core < 0.5 * loads["gorila"].learn.core
+
+
+def test_only_copies_that_share_gradients_use_a_second_gpu() -> None:
+    two = replace(BIG, gpus=GPU("h100", 2))
+    gpus = {
+        name: workload(Option(name, runtime, 4, 2, 20), ON_BIG, two).gpus
+        for name, runtime in (("synchronous", "in_process"), ("impala", "threads"), ("accel_sync", "threads"))
+    }
+    assert gpus == {"synchronous": 1, "impala": 1, "accel_sync": 2}

@@ -174,6 +174,25 @@ def test_dqn_keeps_its_ratio_of_updates_to_steps(monkeypatch: pytest.MonkeyPatch
             gate.open.set()
 
 
+def test_check_2_slow_updates_miss_no_copy_to_the_target_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps come in during an update, and between two iterations: their multiples count too."""
+    update, copies = DQN.update, []
+
+    def slow(self: DQN, *args: Any) -> Any:
+        time.sleep(0.12)
+        return update(self, *args)
+
+    monkeypatch.setattr(DQN, "update", slow)
+    every = 200
+    changes = {"batch": 16, "learning_starts": 0, "update_every": every, "target_every": every}
+    with running(experiment("dqn", algorithm=changes)) as loop:
+        learner = loop.parts.learner
+        monkeypatch.setattr(learner, "copy_target", lambda: copies.append(loop.intake.total))
+        steps = drive(loop, lambda: loop.intake.total >= 20 * every)
+    apart = np.diff([0, *copies, steps])
+    assert apart.max() < 4 * every, apart
+
+
 def test_a_bound_on_the_replay_ratio_pauses_the_learner_only() -> None:
     with running(experiment(parallel={"replay_ratio": 0.5})) as loop:
 

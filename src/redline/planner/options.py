@@ -30,6 +30,8 @@ class Option:
     ratio: float | None = (
         None  # samples learned from per sample collected; None: it does not learn from replay
     )
+    paced: bool = True  # whether actors wait for a learner from replay that is behind its ratio
+    take: int = 0  # unrolls in a batch; 0: one of each copy
     apart: bool = False  # whether its replay has a process of its own
     polite: bool = True  # whether its actors give way to their learner where the architecture has them do so
     lag_bound: int | None = 0

@@ -16,7 +16,8 @@ from redline.types import lag_gauges
 
 ENOUGH = 100  # turns (batches, and unrolls of each copy) to be seen before a rate is believed
 SETTLED = 3  # turns before which nothing is measured
-PATIENCE = 100  # times as long as asked for, while there were fewer
+PATIENCE = 100  # times as long as asked for, while there were fewer,
+FEW = 100_000  # or for so many events: where a round takes minutes, few come in any time
 EVENTS = 500_000  # after which a simulation ends early: two or three seconds
 
 
@@ -78,10 +79,13 @@ def arrangement(architecture: Architecture) -> Callable[[World], None]:
 
 def _run(world: World, until: float, seconds: float, turns: float, most: int | None) -> None:
     """Run until that time and so many turns, but not for ever."""
-    if not world.engine.run(until, most):
+    engine = world.engine
+    if not engine.run(until, most):
         return
-    while world.turns < turns and world.engine.now < PATIENCE * seconds:
-        if not world.engine.run(world.engine.now + seconds / 4, most):
+    while world.turns < turns and not engine.stuck:
+        if engine.now > PATIENCE * seconds and engine.events > FEW:
+            return
+        if not engine.run(engine.now + max(seconds / 4, engine.now / 8), most):
             return
 
 

@@ -22,7 +22,7 @@ WAKE = 60e-6  # core-seconds of a message between threads or processes
 
 def architecture_of(option: Option) -> Architecture:
     """The option's architecture with its numbers."""
-    return find(option.architecture).sized(option.copies, option.queue)
+    return find(option.architecture).sized(option.copies, option.queue, option.take or None)
 
 
 def workload(option: Option, costs: Costs, machine: Machine) -> Workload:
@@ -107,7 +107,10 @@ def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
     if option.workers > 1:
         step = _by_workers(option, costs, machine)
     ratio = option.ratio
-    learn, act = learning(option, costs), acting(option, costs, share)
+    learn = learning(option, costs)
+    act = acting(option, costs, share / option.groups).scaled(
+        option.groups
+    )  # each group has a pass of its own
     measured = costs.between if option.learn_on.startswith("cpu") else costs.between_gpu
     between = costs.between if measured is None else measured
     if ratio is None:
@@ -128,7 +131,7 @@ def _synchronous(option: Option, costs: Costs, machine: Machine) -> Workload:
         overlap=ratio is not None,
         samples=costs.batch if ratio is not None else 0,
         ratio=ratio,
-        gpus=_gpus(machine),
+        gpus=min(_gpus(machine), 1),
     )
 
 
@@ -174,6 +177,8 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
     step = spread(round_of(costs, envs), costs, machine.cores // option.copies, envs)
     act = acting(option, costs, option.environments)
     learn = learning(option, costs)
+    if option.take and not learn.gpu:
+        learn = learn.scaled(_share(option, costs, option.take / option.copies))
     ratio = option.ratio
     replays = option.architecture == "apex"
     if replays and ratio is not None:
@@ -196,8 +201,8 @@ def _company(option: Option, costs: Costs, machine: Machine) -> Workload:
         publish=Work(costs.publish),
         samples=costs.batch if replays else 0,
         ratio=ratio if replays else None,
-        paced=replays and ratio is not None,
-        gpus=_gpus(machine),
+        paced=replays and ratio is not None and option.paced,
+        gpus=min(_gpus(machine), 1),  # server and learner share one
     )
     return _apart(load, option, costs) if option.apart else load
 
@@ -322,8 +327,9 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
 def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Copies that collect and learn by themselves, each from its share, and share gradients."""
     learn = learning(replace(option, threads=1), costs)
-    updates = costs.updates
-    share = _share(option, costs)
+    # Copies that step together share a replay's batch, others draw one each; of unrolls each has its own.
+    split = option.copies if option.ratio is None or option.architecture == "accel_sync" else 1
+    share = _share(option, costs, 1.0 / split)
     shared = Work(costs.exchange.get(option.architecture, 0.0))
     # Seen at work, or else what actors do to each other, and to a learner.
     pace = costs.drag.get(f"{option.runtime} copies")
@@ -345,20 +351,19 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
         learn=replace(learn, core=learn.core * share, gpu=learn.gpu * share, drag=late).scaled(pace),
         publish=shared.scaled(pace),
         hand=shared.scaled(pace) if find(option.architecture).served else Work(),
-        updates=updates,
+        updates=costs.updates,
         overlap=ratio is not None,
-        samples=max(costs.batch // option.copies, 1) if ratio is not None else 0,
+        samples=max(costs.batch // split, 1) if ratio is not None else 0,
         ratio=ratio,
         chunks=option.servers,
         gpus=_gpus(machine),
     )
 
 
-def _share(option: Option, costs: Costs) -> float:
-    """What a copy's share of a batch costs of the whole: more than its part where small passes cost like large ones."""
+def _share(option: Option, costs: Costs, part: float) -> float:
+    """What a ``part`` of a batch costs of the whole: more than its part where small passes cost like large ones."""
     passes = costs.train[option.learn_on]
-    part = max(costs.minibatch / option.copies, 1.0)
-    return max(passes.at(part) / passes.at(costs.minibatch), 1.0 / option.copies)
+    return max(passes.at(max(costs.minibatch * part, 1.0)) / passes.at(costs.minibatch), part)
 
 
 def _gpus(machine: Machine) -> int:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from redline.runs.provenance import CGROUP, memory_limit
 from redline.types import RunError, UserError
 
 OTHER_FILES = "the checkpoint's replay is in memory-mapped files: set replay.memory_map to their folder"
@@ -201,21 +202,20 @@ def gib(size: float) -> str:
 
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping or passing the container's limit (Linux); None elsewhere."""
-    available = _fields("/proc/meminfo").get("MemAvailable:")
+    available = _fields(Path("/proc/meminfo")).get("MemAvailable:")
     if available is None:
         return None
     available *= 1024
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no container of this kind, or "max": no limit
+    limit = memory_limit()
+    if limit is None:
         return available
-    return min(available, limit - _fields("/sys/fs/cgroup/memory.stat").get("anon", 0))
+    return min(available, limit - _fields(CGROUP / "memory.stat").get("anon", 0))
 
 
-def _fields(path: str) -> dict[str, int]:
+def _fields(path: Path) -> dict[str, int]:
     """Lines of "name number ..." of a file of the kernel's; nothing where there is none."""
     try:
-        lines = [line.split() for line in Path(path).read_text(encoding="ascii").splitlines()]
+        lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
     except OSError:
         return {}
     return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}

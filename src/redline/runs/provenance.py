@@ -19,6 +19,7 @@ import torch
 from redline.secret import HIDDEN, hide_assigned, is_secret
 from redline.version import VERSION
 
+CGROUP = Path("/sys/fs/cgroup")  # of this container, as Linux shows it
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool")
 
 
@@ -83,9 +84,25 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 def usable_cores() -> int:
     """Cores this process may run on (fewer than the machine has, in a container or under ``taskset``)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(here, int(_quota() or here)), 1)
+
+
+def _quota() -> float | None:
+    """Cores' worth of time that a container may use (``docker run --cpus``); None: no limit, or none that is told."""
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text(encoding="ascii").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # "max": no limit
+        return None
+
+
+def memory_limit() -> int | None:
+    """Bytes that a container may use; None as for cores."""
+    try:
+        return int((CGROUP / "memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _program(path: str) -> str:

@@ -190,3 +190,78 @@ def test_who_learns_on_a_gpu_acts_there_and_a_loop_may_alternate() -> None:
     loops = [each for each in with_a_gpu("ppo") if each.architecture == "synchronous" and each.workers < 2]
     assert {each.groups for each in loops if each.learn_on.startswith("cuda")} == {1, 2}
     assert {each.groups for each in loops if each.learn_on.startswith("cpu")} == {1}
+
+
+def test_apex_counts_updates_by_steps_but_beside_actors_of_its_own() -> None:
+    """Where collecting and learning take turns (``DQN.due``); beside actors it goes at its own rate, up to a bound."""
+    search = search_of("apex")
+    algorithm: Any = search.experiment.algorithm
+    by_steps = algorithm.batch / algorithm.update_every
+    for option in options(search)[0]:
+        beside = option.architecture == "apex"
+        assert (option.ratio, option.paced) == ((None, False) if beside else (by_steps, True)), option
+    bound = override(search.experiment, ["parallel.replay_ratio=3"])
+    bounded = next(each for each in options(replace(search, experiment=bound, only="apex"))[0])
+    assert (bounded.ratio, bounded.paced) == (3.0, False)
+    assert not workload(bounded, search.costs, MACHINE).paced, "its actors never wait"
+    turns = override(search.experiment, ["parallel.queue=0"])
+    found, _ = options(replace(search, experiment=turns, only="apex"))
+    assert {option.ratio for option in found} == {by_steps}
+
+
+@pytest.mark.parametrize(
+    ("setting", "held"),
+    [
+        ("parallel.copies=4", lambda made: made.parallel.copies == 4),
+        ("sampler.num_envs=8", lambda made: made.sampler.num_envs == 8),
+        ("learner.threads=2", lambda made: made.learner.threads == 2),
+        ("parallel.batch=1", lambda made: made.parallel.batch == 1),
+        ("environment.backend=workers", lambda made: made.environment.backend == "workers"),
+    ],
+)
+def test_what_was_asked_for_no_plan_changes(setting: str, held: Any) -> None:
+    search = search_of("impala")
+    asked = override(search.experiment, [setting])
+    kept = replace(search, experiment=asked, asked=frozenset([setting.partition("=")[0], "run.seed"]))
+    found, refused = options(kept)
+    assert found
+    assert all(held(configure(asked, option)) for option in found)
+    if setting == "parallel.copies=4":
+        assert any("synchronous: no plan keeps parallel.copies=4" in reason for reason in refused)
+    open_ = override(search.experiment, ["parallel.copies=0"])
+    left = options(replace(search, experiment=open_, asked=frozenset(["parallel.copies"])))[0]
+    assert len({option.copies for option in left}) > 1, "0 leaves it open"
+
+
+def test_a_learner_beside_actors_may_have_the_cores_that_they_leave() -> None:
+    found, _ = options(search_of("impala", machine=replace(MACHINE, cores=8)))
+    threads = {(option.copies, option.threads) for option in found if option.architecture == "impala"}
+    assert {(1, 1), (1, 7), (4, 1), (4, 4), (8, 1)} <= threads
+    assert {option.threads for option in found if option.architecture == "accel_sync"} == {1}
+
+
+def test_the_gpu_that_was_asked_for_is_the_one() -> None:
+    asked = override(search_of("ppo").experiment, ["learner.device=cuda:1"])
+    option = Option("synchronous", "in_process", 1, 8, 32, act_on="cuda fp32", learn_on="cuda fp32")
+    assert configure(asked, option).learner.device == "cuda:1"
+
+
+def test_a_batch_of_fewer_unrolls_is_a_smaller_one() -> None:
+    search = search_of("impala", only="impala")
+    asked = override(
+        search.experiment, ["parallel.architecture=impala", "parallel.copies=4", "parallel.batch=1"]
+    )
+    option = next(o for o in options(replace(search, experiment=asked))[0] if o.copies == 4)
+    edge = architecture_of(option).edge("unroll")
+    assert edge is not None
+    assert edge.take == option.take == 1
+    learn = workload(option, search.costs, MACHINE).learn.core
+    whole = workload(replace(option, take=0), search.costs, MACHINE).learn.core
+    assert whole / 4 <= learn < whole
+
+
+def test_a_replay_in_files_needs_no_memory() -> None:
+    search = search_of("dqn", only="synchronous")
+    mapped = override(search.experiment, ["replay.memory_map=somewhere"])
+    plain, there = (options(replace(search, experiment=e))[0][0] for e in (search.experiment, mapped))
+    assert there.memory < plain.memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from redline import api
 from redline.environments import probe as probe_of
@@ -22,6 +24,8 @@ from redline.planner.costs import Prediction, Work
 from redline.planner.explaining.live import beside
 from redline.planner.measured import Costs
 from redline.planner.options import Measured, Option, Ranked
+from redline.runs import provenance
+from redline.runs.provenance import usable_cores
 from redline.runtime.crew.shares import Shares
 from redline.runtime.plan import resolve
 from redline.runtime.planning import cache, crews, machine, planning, probe, trial
@@ -65,6 +69,9 @@ class TestCache:
             experiment_of("ppo", "learner.reward=normalize"),
             experiment_of("ppo", "learner.compile=true"),
             experiment_of("ppo", "environment.backend=envpool"),
+            experiment_of(
+                "ppo", "sampler.num_envs=16", "algorithm.unroll=16"
+            ),  # what is of one for each environment
         ):
             assert cache.key_of(changed, MACHINE) != key
         replayed = cache.key_of(experiment_of("dqn"), MACHINE)
@@ -74,12 +81,39 @@ class TestCache:
         assert cache.key_of(experiment_of(), replace(MACHINE, cores=8)) != key
         for same in (
             experiment_of("ppo", "parallel.architecture=impala", "learner.threads=2"),
-            experiment_of("ppo", "sampler.num_envs=16", "algorithm.unroll=16"),  # the same batch
             experiment_of("ppo", "run.seed=5"),
             experiment_of("ppo", "learner.learning_rate=0.1", "learner.anneal=false", "learner.device=cpu"),
             experiment_of("ppo", "environment.backend=workers", "environment.workers=2"),
         ):
             assert cache.key_of(same, MACHINE) == key
+
+    def test_an_environment_of_ones_own_is_known_by_its_text(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "worlds_of_mine.py").write_text("def make(): return 1\n")
+        before = cache.identity_of("worlds_of_mine:make")
+        assert cache.identity_of("worlds_of_mine:make") == before
+        (tmp_path / "worlds_of_mine.py").write_text("def make(): return 2\n")
+        assert cache.identity_of("worlds_of_mine:make") != before
+        assert cache.identity_of("CartPole-v1") == ("CartPole-v1",)
+        assert cache.identity_of(Falls) == cache.identity_of(Falls)
+        one, two = (lambda n=n: n for n in (1, 2))
+        assert cache.identity_of(one) != cache.identity_of(two)
+
+        def capture(n: int) -> Any:
+            return lambda: n
+
+        captured = [capture(1), capture(2)]
+        assert cache.identity_of(captured[0]) != cache.identity_of(captured[1])
+        monkeypatch.setattr(cache, "STARTED", 0.0)  # another process
+        assert cache.identity_of(Falls) == cache.identity_of(Falls)
+
+    def test_what_an_environment_is_made_with_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        key = cache.key_of(experiment_of(), MACHINE)
+        assert cache.key_of(experiment_of(), MACHINE) == key
+        monkeypatch.setattr(cache, "versions", lambda: {"gymnasium": "0.0"})
+        assert cache.key_of(experiment_of(), MACHINE) != key
 
     def test_a_damaged_file_is_as_good_as_none(self) -> None:
         cache.save("k", costs_for(experiment_of()))
@@ -234,8 +268,48 @@ def test_actors_stay_from_one_phase_to_the_next() -> None:
     assert calls > 1
 
 
+@pytest.mark.parametrize("learning", [False, True])
+def test_a_role_that_dies_while_it_is_timed_ends_the_measurement(learning: bool) -> None:
+    """Its successor has no slot; what the others reach is not what all would."""
+    with closing(crews.actors(experiment_of(), "processes", 2)) as team:
+        team.ready()
+        victim: Any = team.muster.crew
+        os.kill(victim.pids()[0], signal.SIGKILL)
+        with pytest.raises(RunError, match="died or hung while roles were measured"):
+            team.drive(60.0, (lambda: time.sleep(0.01)) if learning else None)
+
+
+class TestBadAnswersComeBeforeTheMeasuring:
+    @pytest.fixture(autouse=True)
+    def _no_probe(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def measured(*_: Any) -> Costs:
+            raise AssertionError("it was measured first")
+
+        monkeypatch.setattr(planning, "probe", measured)
+
+    @pytest.mark.parametrize(
+        ("recipe", "setting", "line"),
+        [
+            ("ppo", "learner.device=banana", "learner.device=banana: unknown"),
+            ("ppo", "parallel.architecture=impla", "did you mean"),
+            ("ppo", "parallel.architecture=apex", "cannot run on architecture apex"),
+            ("dqn", "parallel.architecture=impala", "cannot run on architecture impala"),
+        ],
+    )
+    def test_one_line(self, recipe: str, setting: str, line: str) -> None:
+        with pytest.raises(UserError, match=line):
+            api.plan("CartPole-v1", recipe, overrides=[setting])
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+    def test_a_gpu_that_is_not_here_is_refused_unless_it_is_asked_about(self) -> None:
+        with pytest.raises(UserError, match="0 CUDA devices"):
+            api.plan("CartPole-v1", "ppo", overrides=["learner.device=cuda"])
+        with pytest.raises(RunError, match="it was measured first"):
+            api.plan("CartPole-v1", "ppo", overrides=["learner.device=cuda"], what_if="gpu=h100")
+
+
 class TestBesideTheRun:
-    EXPECTED = Expected(1000.0, 0.1, {"actor": 0.9, "learner": 0.5})
+    EXPECTED = Expected(1000.0, 0.2, {"actor": 0.9, "learner": 0.5})
 
     def test_a_run_as_predicted_gets_no_advice(self) -> None:
         (sentence,) = beside(self.EXPECTED, 960.0, {"actor": 0.88, "learner": 0.5})
@@ -377,6 +451,7 @@ def test_a_run_is_expected_to_do_what_was_measured_before_its_choices_were_made(
 
 def test_a_run_that_was_never_measured_is_expected_to_do_nothing_in_particular() -> None:
     assert expectation(experiment_of("a2c")) is None
+    assert expectation(experiment_of("ppo", "sampler.num_envs=2", "sampler.groups=2")) is None
 
 
 def test_what_an_older_probe_found_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,3 +468,14 @@ def test_a_clock_is_the_highest_that_the_processor_has(
     most.write_text("4400000\n")
     monkeypatch.setattr(machine, "MOST", str(most))
     assert this_machine().clock == 4.4
+
+
+def test_a_container_has_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "CGROUP", tmp_path)
+    cores, memory = usable_cores(), this_machine().memory
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (usable_cores(), this_machine().memory) == (cores, memory)
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    assert (usable_cores(), this_machine().memory) == (1, 2**30)

@@ -15,6 +15,7 @@ from redline.planner.choose import predict
 from redline.planner.costs import Work
 from redline.planner.measured import Costs
 from redline.planner.options import Option
+from redline.planner.profiles import published, with_gpu
 from redline.runtime.experiment import Experiment
 from redline.runtime.planning import wholes
 from redline.runtime.planning.pieces import Round
@@ -39,7 +40,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Option]:
         run.extend(option for _, option in found.values())
         return found
 
-    def reached(experiments: dict[str, Experiment], seconds: float) -> dict[str, Seen]:
+    def reached(experiments: dict[str, Experiment], seconds: float, known: Any) -> dict[str, Seen]:
         return {runtime: Seen(RATES[runtime], core=1.5e-3) for runtime in experiments}
 
     monkeypatch.setattr(wholes, "_plans", chosen)
@@ -182,7 +183,7 @@ def test_long_batches_are_shortened_and_their_minibatches_stay_as_large() -> Non
 def test_an_arrangement_that_breaks_tells_nothing(
     trained: list[Option], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(experiments: dict[str, Experiment], seconds: float) -> dict[str, Seen]:
+    def broken(experiments: dict[str, Experiment], seconds: float, known: Any) -> dict[str, Seen]:
         raise RunError("a copy died")
 
     monkeypatch.setattr(wholes, "_trained", broken)
@@ -262,3 +263,35 @@ def test_what_never_learns_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     loop.iterate = lambda *_: (time.sleep(0.01), (1, {}))[1]  # type: ignore[method-assign]
     with pytest.raises(RunError, match="no update within"):
         wholes._seen(loop.parts, loop, 0.1)
+
+
+def test_beside_a_gpu_a_server_is_seen_at_work_on_it(trained: list[Option]) -> None:
+    room, costs = made_up("ppo", cores=2, envs=32)
+    own = replace(room.experiment.learner, device="cpu")  # a bench computes there
+    room.experiment = replace(room.experiment, learner=own)
+    gpu = published("h100")
+    costs = with_gpu(replace(costs, machine=replace(costs.machine, gpus=gpu)), gpu)
+    seen(room, costs, "served step")
+    assert {each.learn_on for each in trained} == {"cuda bf16"}
+
+
+def test_of_plans_that_differ_in_threads_that_with_one_is_seen(trained: list[Option]) -> None:
+    room, costs = made_up("impala", cores=4, envs=32)
+    seen(room, costs, "beside")
+    assert {each.threads for each in trained} == {1}
+
+
+@pytest.mark.parametrize(("first", "looks_at"), [(950.0, 1), (600.0, 2)])
+def test_what_is_far_slower_than_its_pieces_is_seen_again(
+    monkeypatch: pytest.MonkeyPatch, first: float, looks_at: int
+) -> None:
+    rates, closed = iter([first, 900.0]), []
+    loop = SimpleNamespace(iterate=lambda *_: (0, {}), close=lambda: closed.append("loop"))
+    monkeypatch.setattr(wholes, "assemble", lambda _: SimpleNamespace(close=lambda: closed.append("parts")))
+    monkeypatch.setattr(wholes, "make_loop", lambda _: loop)
+    monkeypatch.setattr(wholes, "_seen", lambda *_: Seen(next(rates), core=0.0))
+    experiment: Any = None
+    found = wholes._trained({"threads": experiment}, 1.0, {"threads": 1000.0})
+    assert found["threads"].rate == max(first, 900.0)
+    assert len(list(rates)) == 2 - looks_at
+    assert set(closed) == {"loop", "parts"}

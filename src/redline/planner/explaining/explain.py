@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from redline.architectures.catalogue import find
 from redline.planner.costs import Curve, Machine, Prediction
 from redline.planner.explaining.variants import Help, Predict, Scaling, helps, scaling
 from redline.planner.machines import cost_per_million
@@ -119,8 +120,10 @@ def where_time_goes(option: Option, costs: Costs, prediction: Prediction) -> Whe
     whole = learning(replace(option, threads=1), costs)
     samples = 1.0 if prediction.replay_ratio is None else prediction.replay_ratio
     learn = samples * (whole.core + whole.gpu) / costs.batch
-    # Every copy shares a gradient at each of a batch's updates.
-    exchanged = costs.exchange.get(option.architecture, 0.0) * option.copies * max(costs.updates, 1.0)
+    # Every copy shares a gradient at each of a batch's updates; from replay each has batches of its own, in lock-step
+    # a share of each.
+    copies = option.copies if option.ratio is None or option.architecture == "accel_sync" else 1
+    exchanged = costs.exchange.get(option.architecture, 0.0) * copies * max(costs.updates, 1.0)
     shared = samples * (costs.publish + exchanged) / costs.batch
     seconds = {
         "stepping": step.core / together,
@@ -246,12 +249,12 @@ _PART_ON_GPU = {
 }
 _ROLE_ON_GPU = {
     "learner": "larger batches, fewer updates for each step or a faster GPU would relieve it; more actors would not",
-    "inference": "more environments to a pass or a second server would relieve it; more workers would not",
+    "inference": "more environments to a pass or a faster GPU would relieve it; more workers would not",
 }
 _ROLE = {
     "learner": "a GPU, more learner threads or fewer updates for each step would relieve it; more actors would not",
-    "inference": "a GPU for acting or a second server would relieve it; more workers would not",
-    "replay": "larger unrolls or a second replay shard would relieve it; more actors would not",
+    "inference": "a GPU for acting or a smaller network would relieve it; more workers would not",
+    "replay": "larger slots (parallel.slot) would relieve it; more actors would not",
     "server": "more shards of the parameter server would relieve it; more bundles would not",
 }
 
@@ -275,8 +278,10 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
             "cores",
             f"{many} used up, {where.shares[largest]:.0%} of the work is {words}: {parts[largest]}.",
         )
-    if machine.gpus is not None and prediction.gpu_busy >= BUSY * machine.gpus.count:
-        return "gpu", "The GPU is used up: a faster or a second one would relieve it, more actors would not."
+    several = find(option.architecture).shares_gradients  # only these spread over the GPUs there are
+    if machine.gpus is not None and prediction.gpu_busy >= BUSY * (machine.gpus.count if several else 1):
+        more = "a faster one, or one more," if several else "a faster one"
+        return "gpu", f"The GPU is used up: {more} would relieve it, more actors would not."
     work = sum(where.micros.values())
     if where.waiting > work:
         return "", (
@@ -299,6 +304,7 @@ def bottleneck(option: Option, prediction: Prediction, machine: Machine, where: 
             f"The roles wait for each other ({shown}): longer unrolls or more room in queues would help.",
         )
     if top in _PLURAL:
-        relief = parts[max(GENERATE, key=lambda name: where.shares[name])]
+        trains = find(option.architecture).role(top).runs == "train"  # they learn as well as collect
+        relief = parts[largest if trains else max(GENERATE, key=lambda name: where.shares[name])]
         return top, f"The {_PLURAL[top]} are the bottleneck ({shown}): {relief}."
     return top, f"The {top} is the bottleneck ({shown}): {roles.get(top, 'a faster one would relieve it')}."

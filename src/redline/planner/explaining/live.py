@@ -5,7 +5,7 @@ from __future__ import annotations
 from redline.types import Expected
 
 APART = 0.10  # of a role's time: less is chance
-FAR = 2.0  # errors beyond which a rate is not what was predicted
+FAR = 1.0  # errors beyond which a rate is not what was predicted
 
 
 def beside(expected: Expected, steps_per_second: float, roles: dict[str, float]) -> list[str]:

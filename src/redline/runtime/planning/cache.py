@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import inspect
+import itertools
 import json
 import os
 import time
@@ -11,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from redline.actors.config import SamplerConfig
 from redline.planner.costs import Machine
 from redline.planner.measured import Costs
 from redline.runs.provenance import versions
@@ -18,6 +22,7 @@ from redline.runtime.experiment import Experiment, uses_replay
 
 REVISION = 14  # of what a probe measures, and how: what an older one found is measured again
 PLANNED = ("auto", "inline", "workers")  # backends that plans choose between
+STARTED = time.time()  # of this process, about
 FRESH = 30 * 86_400  # seconds after which a measurement is made again
 
 
@@ -36,39 +41,69 @@ def key_of(experiment: Experiment, machine: Machine) -> str:
     """
     algorithm: Any = experiment.algorithm
     replays, envs = uses_replay(experiment), experiment.sampler.num_envs
-    batch = (algorithm.batch, envs) if replays else envs * algorithm.unroll
+    batch = algorithm.batch if replays else envs * algorithm.unroll
     algorithm = replace(algorithm, **({"learning_starts": 0} if replays else {"unroll": 1}))
     environment, learner, replay = experiment.environment, experiment.learner, experiment.replay
     backend = "auto" if environment.backend in PLANNED else environment.backend
-    installed = versions()
     parts: list[Any] = [
         REVISION,
         machine,
-        replace(environment, backend=backend, workers=0),
+        identity_of(environment.id),
+        replace(environment, id="", backend=backend, workers=0),
         experiment.network,
         algorithm,
         replace(learner, learning_rate=1.0, anneal=False, device="auto", threads=0),
         None if replay is None or not replays else replace(replay, capacity=1, beta=0.0, beta_final=0.0),
-        batch,
-        [installed[name] for name in ("redline", "torch", "numpy")],
+        (batch, envs),
+        versions(),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
+def identity_of(made: Any) -> tuple[Any, ...]:
+    """What an environment is: its id, or of one's own the text of what makes it, so that edited ones are new.
+
+    What has no text of its own, or captured values that decide what it makes, is known in this process alone.
+    """
+    if isinstance(made, str):
+        module, colon, _ = made.partition(":")
+        return (made, _text_of(module)) if colon else (made,)
+    names = getattr(made, "__module__", None), getattr(made, "__qualname__", None)
+    if getattr(made, "__closure__", None) is None and all(names):
+        try:
+            defaults = getattr(made, "__defaults__", None), getattr(made, "__kwdefaults__", None)
+            return (*names, inspect.getsource(made), *defaults)
+        except (OSError, TypeError):
+            pass
+    return (repr(made), os.getpid(), STARTED)
+
+
+def _text_of(module: str) -> str:
+    try:
+        found = importlib.util.find_spec(module)
+        return Path(str(found and found.origin)).read_text(encoding="utf-8")
+    except (ImportError, ValueError, OSError):
+        return ""
+
+
 def known(experiment: Experiment, machine: Machine) -> Iterator[Costs]:
     """What was measured of an experiment whose automatic choices are made, under any key that it may have had before
-    they were: its precision was open, and of a recipe that learns from replay a plan may have made 2, 4 or 8
-    environments of one."""
+    they were: its precision was open, and a plan may have made 2, 4, ... environments of one, with shorter unrolls."""
     precisions = dict.fromkeys(("auto", experiment.learner.precision))
-    envs = experiment.sampler.num_envs
-    sizes = [n for n in (envs, envs // 2, envs // 4, envs // 8) if n] if uses_replay(experiment) else [envs]
-    for precision in precisions:
-        for size in dict.fromkeys(sizes):
-            learner = replace(experiment.learner, precision=precision)
-            sampler = replace(experiment.sampler, num_envs=size)
-            costs = load(key_of(replace(experiment, learner=learner, sampler=sampler), machine))
-            if costs is not None:
-                yield costs
+    envs, algorithm = experiment.sampler.num_envs, experiment.algorithm
+    for precision, factor in itertools.product(precisions, (2**power for power in range(12))):
+        if envs % factor:
+            continue
+        longer = {} if uses_replay(experiment) else {"unroll": algorithm.unroll * factor}  # type: ignore[union-attr]
+        before = replace(
+            experiment,
+            algorithm=replace(algorithm, **longer),
+            learner=replace(experiment.learner, precision=precision),
+            sampler=SamplerConfig(num_envs=envs // factor),
+        )
+        costs = load(key_of(before, machine))
+        if costs is not None:
+            yield costs
 
 
 def load(key: str) -> Costs | None:

@@ -15,7 +15,7 @@ from redline.architectures.model import lag_bound
 from redline.planner.costs import Machine
 from redline.planner.measured import Costs
 from redline.planner.options import Option
-from redline.planner.workload import SHELVES
+from redline.planner.workload import SHELVES, architecture_of
 from redline.runtime.experiment import ALGORITHMS, Experiment, make_algorithm, uses_replay
 from redline.runtime.plan import OUTSIDE, parallelism
 from redline.runtime.replicas.share import check_shares
@@ -29,6 +29,7 @@ ASYNCHRONOUS = (
 )  # each copy learns from a batch of its own: another recipe's choice
 SHORTEST = 5  # time steps of an unroll: shorter ones bootstrap from a value at almost every step
 PROCESS = 350 * 2**20  # bytes of a process with torch in it
+BESIDE = ("impala", "apex", "seed")  # whose learner is a role of its own
 MOST_THREADS = 16  # of a learner: more share out too little
 WORKER = 60 * 2**20  # bytes of one without
 
@@ -42,6 +43,7 @@ class Search:
     costs: Costs
     machine: Machine
     only: str | None = None  # an architecture that was asked for
+    asked: frozenset[str] = frozenset()  # settings that shall stay as the experiment has them
 
     @property
     def replays(self) -> bool:
@@ -53,13 +55,9 @@ class Search:
         """The recipe's time steps of an unroll; 0 where it learns from replay."""
         return 0 if self.replays else int(self.experiment.algorithm.unroll)  # type: ignore[union-attr]
 
-    @property
-    def ratio(self) -> float | None:
-        """Samples learned from per sample collected: a constraint, where the algorithm sets it."""
-        algorithm: Any = self.experiment.algorithm
-        if not self.replays:
-            return None
-        return algorithm.batch / algorithm.update_every if ALGORITHMS[type(algorithm)].paced else None
+    def broken(self, option: Option) -> str | None:
+        """The first setting that was asked for and that a complete option would change, if there is one."""
+        return next((key for key in sorted(self.asked) if key in option.settings and _said(self, key)), None)
 
     def sizes(self) -> list[tuple[int, int]]:
         """(environments in all, time steps of an unroll) with the recipe's batch, its own first."""
@@ -96,7 +94,9 @@ def options(search: Search) -> tuple[list[Option], list[str]]:
             except UserError as error:
                 reason = str(error)
                 continue
-            if complete.memory <= (search.machine.memory or complete.memory):
+            if broken := search.broken(complete):
+                reason = f"{name}: no plan keeps {broken}={_said(search, broken)}, which was asked for"
+            elif complete.memory <= (search.machine.memory or complete.memory):
                 found[repr(replace(complete, settings={}))] = complete
             else:
                 reason = f"{name}: needs about {complete.memory / 2**30:.1f} GiB of memory"
@@ -110,26 +110,55 @@ def _of(name: str, search: Search) -> Iterator[Option]:
     if name == "synchronous":
         yield from _loops(search)
         return
+    parallel = search.experiment.parallel
+    places = _places(search, acts_on_gpu=acts_where_it_learns(name))
     for envs, unroll in search.sizes():
-        for copies in _copies(name, envs, search):
-            for runtime in _runtimes(search):
-                places = _places(search, acts_on_gpu=acts_where_it_learns(name))
-                for (act_on, learn_on), apart in itertools.product(places, _apart(name, runtime, search)):
-                    queue = search.experiment.parallel.queue
-                    yield Option(
-                        architecture=name,
-                        runtime=runtime,
-                        copies=copies,
-                        environments=max(envs // copies, 1),
-                        unroll=unroll,
-                        queue=-1 if queue is None else queue,  # -1: the most that the algorithm bears
-                        groups=min(2, copies) if name == "seed" else 1,
-                        act_on=act_on,
-                        learn_on=learn_on,
-                        servers=3 if name == "accel_async" else 1,
-                        ratio=search.ratio,
-                        apart=apart,
-                    )
+        for copies, runtime in itertools.product(_copies(name, envs, search), _runtimes(search)):
+            base = Option(
+                architecture=name,
+                runtime=runtime,
+                copies=copies,
+                environments=max(envs // copies, 1),
+                unroll=unroll,
+                queue=-1
+                if parallel.queue is None
+                else parallel.queue,  # -1: the most that the algorithm bears
+                groups=min(2, copies) if name == "seed" else 1,
+                servers=3 if name == "accel_async" else 1,
+                largest=parallel.max_batch if name == "seed" else 0,
+                ratio=ratio_on(search.experiment, name, parallel.queue),
+                paced=paced_on(search.experiment, name),
+            )
+            for (act_on, learn_on), apart in itertools.product(places, _apart(name, runtime, search)):
+                for threads in _learner_threads(name, copies, learn_on, search):
+                    yield replace(base, act_on=act_on, learn_on=learn_on, apart=apart, threads=threads)
+
+
+def ratio_on(experiment: Experiment, architecture: str, queue: int | None) -> float | None:
+    """Samples learned from per sample collected; None where it does not learn from replay, or nothing bounds them.
+
+    An algorithm that is not paced (Ape-X) counts updates by steps wherever collecting and learning take turns; beside
+    actors on their way only ``parallel.replay_ratio`` holds it back.
+    """
+    algorithm: Any = experiment.algorithm
+    if not uses_replay(experiment):
+        return None
+    if architecture == "apex" and queue != 0 and not ALGORITHMS[type(algorithm)].paced:
+        return experiment.parallel.replay_ratio
+    return algorithm.batch / algorithm.update_every
+
+
+def paced_on(experiment: Experiment, architecture: str) -> bool:
+    """Whether actors wait for a learner from replay that is a round behind."""
+    return architecture != "apex" or bool(getattr(ALGORITHMS[type(experiment.algorithm)], "paced", False))
+
+
+def _learner_threads(name: str, copies: int, learn_on: str, search: Search) -> list[int]:
+    """One, or as many as the other roles leave cores for."""
+    left = min(search.machine.cores - copies, MOST_THREADS)
+    if name not in BESIDE or not learn_on.startswith("cpu") or left < 2:
+        return [1]
+    return [1, left]
 
 
 def _loops(search: Search) -> Iterator[Option]:
@@ -139,7 +168,7 @@ def _loops(search: Search) -> Iterator[Option]:
             if (act_on == cpu) != (learn_on == cpu):
                 continue  # one loop has one device
             base = Option("synchronous", "in_process", 1, envs, unroll, act_on=act_on, learn_on=learn_on)
-            base = replace(base, ratio=search.ratio)
+            base = replace(base, ratio=ratio_on(search.experiment, "synchronous", None))
             threads = _numbers(min(cores, MOST_THREADS), *search.costs.learn.get(learn_on, {1: 0.0}))
             for learners in threads if learn_on == cpu else [1]:
                 here = 1 if _pay(search, envs) else 0  # left open, workers would be started by themselves
@@ -191,6 +220,13 @@ def _apart(name: str, runtime: str, search: Search) -> list[bool]:
     return [True] if search.experiment.parallel.replay == "process" else [False, True]
 
 
+def _said(search: Search, key: str) -> Any:
+    """What the experiment has for a setting; None, 0, "auto" where that leaves it open."""
+    part, _, name = key.partition(".")
+    value = getattr(getattr(search.experiment, part, None), name, None)
+    return None if value in (0, "", "auto") else value
+
+
 def _cpu(search: Search) -> str:
     return next(place for place in search.costs.learn if place.startswith("cpu"))
 
@@ -215,12 +251,13 @@ def _complete(option: Option, search: Search) -> Option:
     if find(option.architecture).shares_gradients:
         check_shares(replace(made, parallel=configured), search.spec)
     queue = 0 if option.architecture == "synchronous" else int(configured.queue or 0)
-    architecture = find(option.architecture).sized(option.copies, queue)
+    take = made.parallel.batch if option.architecture != "synchronous" else 0
+    option = replace(option, queue=queue, take=take)
     unroll = option.unroll
     if search.replays and option.architecture == "apex":
         unroll = max(configured.slot, 1)
     polite = search.experiment.parallel.give_way
-    done = replace(option, queue=queue, unroll=unroll, polite=polite, lag_bound=lag_bound(architecture))
+    done = replace(option, unroll=unroll, polite=polite, lag_bound=lag_bound(architecture_of(option)))
     done = replace(done, memory=_memory(done, search))
     return replace(done, settings=settings_of(done, search))
 
@@ -234,7 +271,12 @@ def _memory(option: Option, search: Search) -> int:
     replay = 0
     if search.replays and experiment.replay is not None:
         stack = max(search.spec.frame_stack, 1)
-        replay = min(experiment.replay.capacity, experiment.run.steps) * (observation // stack)
+        mapped = (
+            experiment.replay.memory_map is not None
+        )  # a file: the system holds as much of it as there is room
+        replay = (
+            0 if mapped else min(experiment.replay.capacity, experiment.run.steps) * (observation // stack)
+        )
     outside, served = option.runtime == "processes", option.architecture == "seed"
     processes = 1 + ((1 if served else option.copies) if outside else 0) + option.apart
     workers = option.copies if served and outside else option.workers
@@ -253,6 +295,8 @@ def configure(experiment: Experiment, option: Option) -> Experiment:
     elif option.workers == 1:
         environment = replace(environment, backend="inline", workers=0)
     place, precision = option.learn_on.split()
+    asked = experiment.learner.device
+    place = asked if asked.startswith(f"{place}:") else place  # that GPU and no other
     return replace(
         experiment,
         algorithm=algorithm,
@@ -276,8 +320,10 @@ def configure(experiment: Experiment, option: Option) -> Experiment:
 def _batch(experiment: Experiment, option: Option) -> int:
     """Unrolls that a batch takes: the share of all that the recipe has it take, if it says so."""
     parallel = experiment.parallel
-    if not parallel.batch or not parallel.copies or option.architecture != parallel.architecture:
+    if not parallel.batch or option.architecture not in (parallel.architecture, *BESIDE):
         return 0
+    if not parallel.copies:
+        return min(parallel.batch, option.copies)
     return max(round(parallel.batch * option.copies / parallel.copies), 1)
 
 

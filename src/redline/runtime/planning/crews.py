@@ -21,6 +21,7 @@ from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.parts import Parts, assemble
 from redline.runtime.planning.pieces import tail_of
 from redline.runtime.serving.muster import muster_server
+from redline.types import RunError
 
 WARM = 0.3  # seconds that are not counted, from the first slot of every role on
 
@@ -59,7 +60,7 @@ class Team:
         for role in range(roles):
             self.muster.crew.tell(role, 0)
         while came < roles:
-            came += len(self.muster.crew.wait(0.1))
+            came += len(_arrivals(self.muster, 0.1))
         self._start = time.perf_counter() - self._begun
 
     def drive(self, seconds: float, learn: Callable[[], Any] | None = None) -> Company:
@@ -114,7 +115,7 @@ def _drive(muster: Muster, seconds: float, learn: Callable[[], Any] | None, ther
 
     def take_in(patience: float) -> None:
         nonlocal taken
-        for role, slot in muster.crew.wait(patience):
+        for role, slot in _arrivals(muster, patience):
             muster.crew.tell(role, slot)
             taken += int(np.prod(muster.slots[role].unrolls[slot].reward.shape))
 
@@ -142,6 +143,14 @@ def _drive(muster: Muster, seconds: float, learn: Callable[[], Any] | None, ther
     acting, served = (now - then for now, then in zip(_served(muster), server, strict=True))
     serving = acting / served if served else 0.0
     return Company(rate, learned, tail_of(spent), core, max(there - made, 0.0), serving)
+
+
+def _arrivals(muster: Muster, patience: float) -> list[tuple[int, int]]:
+    """Slots that came in. Raises: RunError when a role died, for what the others reach is not what all would."""
+    arrived = muster.crew.wait(patience)
+    if lost := muster.crew.revived():
+        raise RunError(f"role {lost[0]} died or hung while roles were measured side by side: measure again")
+    return arrived
 
 
 def _served(muster: Muster) -> tuple[float, int]:

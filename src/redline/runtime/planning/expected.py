@@ -8,9 +8,9 @@ from typing import Any
 from redline.planner.choose import predict
 from redline.planner.costs import Prediction
 from redline.planner.options import Option
-from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
+from redline.runtime.experiment import Experiment, uses_replay
 from redline.runtime.planning import cache
-from redline.runtime.planning.candidates import acts_where_it_learns
+from redline.runtime.planning.candidates import acts_where_it_learns, paced_on, ratio_on
 from redline.runtime.planning.machine import this_machine
 
 
@@ -19,11 +19,6 @@ def option_of(experiment: Experiment) -> Option:
     parallel, sampler, learner = experiment.parallel, experiment.sampler, experiment.learner
     algorithm: Any = experiment.algorithm
     copies = 1 if parallel.architecture == "synchronous" else parallel.copies
-    ratio = None
-    if uses_replay(experiment) and ALGORITHMS[type(algorithm)].paced:
-        ratio = algorithm.batch / algorithm.update_every
-    elif uses_replay(experiment):
-        ratio = parallel.replay_ratio
     unroll = 1 if uses_replay(experiment) else algorithm.unroll
     if parallel.architecture == "apex":
         unroll = max(parallel.slot, 1)
@@ -43,7 +38,10 @@ def option_of(experiment: Experiment) -> Option:
         learn_on=f"{place} {learner.precision}",
         servers=max(parallel.servers, 1),
         workers=experiment.environment.workers,
-        ratio=ratio,
+        ratio=ratio_on(experiment, parallel.architecture, parallel.queue),
+        paced=paced_on(experiment, parallel.architecture),
+        take=parallel.batch,
+        largest=parallel.max_batch,
         apart=parallel.replay == "process",
         polite=parallel.give_way,
     )

@@ -8,14 +8,15 @@ import platform
 import torch
 
 from redline.planner.costs import GPU, Machine
-from redline.runs.provenance import usable_cores
+from redline.runs.provenance import memory_limit, usable_cores
 
 
 def this_machine() -> Machine:
-    """Name, usable cores, memory and GPUs of this machine."""
+    """Name, usable cores, memory and GPUs of this machine, or of the container."""
     memory = 0
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = min(memory, memory_limit() or memory)
     gpus = None
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from redline import environments
+from redline.architectures.catalogue import find
+from redline.architectures.compatible import refusal
 from redline.environments.workers.kept import kept_processes
 from redline.planner.choose import CLOSE, choose, rank, speed_of
 from redline.planner.costs import Machine
 from redline.planner.machines import WhatIf, carried_over
 from redline.planner.measured import Costs
 from redline.planner.options import Plan, Ranked
-from redline.runtime.experiment import Experiment
+from redline.runtime.experiment import Experiment, make_algorithm
+from redline.runtime.plan import choose_device
 from redline.runtime.planning import cache
 from redline.runtime.planning.candidates import Search, configure, options
 from redline.runtime.planning.machine import this_machine
 from redline.runtime.planning.probe import probe
 from redline.runtime.planning.trial import try_out
-from redline.types import RunError, UserError
+from redline.types import RunError, Spec, UserError
 
 Say = Callable[[str], None]
 TRIED = 3  # plans that are run, beside the best single loop
@@ -43,8 +46,8 @@ def costs_of(experiment: Experiment, *, fresh: bool = False, say: Say = lambda _
         name = environments.name_of(experiment.environment)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RunError(f"{name} failed while it was measured: {type(error).__name__}: {reason}") from error
-    refusal = cache.save(key, costs)
-    return costs if refusal is None else replace(costs, notes=(*costs.notes, refusal))
+    unkept = cache.save(key, costs)
+    return costs if unkept is None else replace(costs, notes=(*costs.notes, unkept))
 
 
 @kept_processes()  # they serve the trials too
@@ -56,6 +59,7 @@ def make_plan(
     verify: bool = True,
     fresh: bool = False,
     only: str | None = None,
+    asked: Collection[str] = (),
     say: Say = lambda _: None,
 ) -> Plan:
     """The best way to run an experiment.
@@ -66,24 +70,29 @@ def make_plan(
         verify: whether the best plans are run for some seconds.
         fresh: measure even where it was measured before.
         only: an architecture that it shall be.
+        asked: settings (``parallel.copies``) that a plan may not change.
         say: told what is being done.
 
     Raises: UserError, where nothing can run it, with the reason. RunError.
     """
+    device, elsewhere = experiment.learner.device, what_if is not None or machine is not None
+    if not (elsewhere and device.startswith("cuda")):  # a GPU that is only asked about need not be here
+        choose_device(device)  # what cannot be is refused before a minute of measuring
     spec = environments.probe(experiment.environment)
+    if only is not None:
+        _check(experiment, spec, only)
     costs = costs_of(experiment, fresh=fresh, say=say)
     target = machine or costs.machine
     if machine is not None:
         costs = carried_over(costs, machine)
     if what_if is not None:
         costs, target = what_if.apply(costs, target)
-    search = Search(experiment, spec, costs, target, only)
+    search = Search(experiment, spec, costs, target, only, frozenset(asked))
     found, refused = options(search)
     if not found:
         raise UserError(refused[0] if refused else f"no architecture runs {experiment.recipe}")
     say(f"predicting {len(found)} plans")
     ranked = rank(found, costs, target, search.unroll, steps=experiment.run.steps)
-    elsewhere = what_if is not None or machine is not None
     if verify and not elsewhere:
         ranked = _verified(experiment, ranked, say)
     plan = Plan(
@@ -95,6 +104,14 @@ def make_plan(
         refused=refused,
     )
     return _chosen_first(plan)
+
+
+def _check(experiment: Experiment, spec: Spec, only: str) -> None:
+    """Refuse an architecture that does not exist, or that the algorithm cannot run on. Raises: UserError."""
+    algorithm = make_algorithm(experiment, spec)
+    reasons = [refusal(find(only).sized(copies, 0), algorithm) for copies in (1, 2)]
+    if all(reasons):
+        raise UserError(str(reasons[0]))
 
 
 def _verified(experiment: Experiment, ranked: list[Ranked], say: Say) -> list[Ranked]:

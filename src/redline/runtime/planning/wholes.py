@@ -25,6 +25,7 @@ from redline.runtime.planning.together import MANY, ON_GPU, Bench
 from redline.runtime.planning.trial import STARTS
 from redline.types import RunError
 
+DOUBTFUL = 1.1  # times as slow as its pieces tell: that is looked at again, for the machine may have had a slow second
 SHORT = 10e-3  # seconds of a batch below which what a learner does besides is not little
 
 
@@ -79,7 +80,7 @@ def with_wholes(bench: Bench, costs: Costs, every: list[Look]) -> Costs:
         plans = _plans(bench, costs, look)
         experiments = {runtime: experiment for runtime, (experiment, _) in plans.items()}
         try:
-            seen = _trained(experiments, bench.budget.crew)
+            seen = _trained(experiments, bench.budget.crew, _expected(costs, plans, look.name))
         except RunError:
             continue
         if look.name == "beside":
@@ -109,6 +110,10 @@ def _plans(bench: Bench, costs: Costs, look: Look) -> Plans:
     """The arrangement in threads and in processes (or the one that tells of both)."""
     place = _place(bench, costs, look.architecture)
     experiment = replace(bench.experiment, parallel=ParallelConfig())
+    if place.startswith("cuda"):
+        device, precision = place.split()
+        learner = replace(experiment.learner, device=device, precision=precision)  # type: ignore[arg-type]
+        experiment = replace(experiment, learner=learner)
     envs = experiment.sampler.num_envs
     search = Search(experiment, bench.parts.spec, costs, costs.machine, only=look.architecture)
     return {
@@ -116,6 +121,7 @@ def _plans(bench: Bench, costs: Costs, look: Look) -> Plans:
         for each in options(search)[0]
         if (each.copies, each.copies * each.environments) == (look.copies, envs)
         and each.learn_on == place
+        and each.threads == 1
         and (look.least is None or each.runtime == "threads")
     }
 
@@ -125,18 +131,30 @@ def _place(bench: Bench, costs: Costs, architecture: str) -> str:
     return ON_GPU if architecture == "seed" and ON_GPU in costs.act else bench.place
 
 
+def _expected(costs: Costs, plans: Plans, name: str) -> dict[str, float]:
+    """Agent steps/s of plans by their pieces, without the drags called NAME."""
+    plain = replace(costs, drag=costs.drag | {f"{runtime} {name}": 1.0 for runtime in plans})
+    return {
+        runtime: predict(option, plain, costs.machine).steps_per_second
+        for runtime, (_, option) in plans.items()
+    }
+
+
 def _paced(costs: Costs, plans: Plans, seen: dict[str, Seen], name: str) -> Costs:
     """With the drags called NAME by which plans are predicted to go as they were seen to."""
-    drag = {f"{runtime} {name}": 1.0 for runtime in seen}
-    plain = replace(costs, drag=costs.drag | drag)
-    for runtime, reached in seen.items():
-        known = predict(plans[runtime][1], plain, costs.machine).steps_per_second
-        drag[f"{runtime} {name}"] = float(np.clip(known / reached.rate, 0.5, 10.0))
+    known = _expected(costs, {runtime: plans[runtime] for runtime in seen}, name)
+    drag = {
+        f"{runtime} {name}": float(np.clip(known[runtime] / reached.rate, 0.5, 10.0))
+        for runtime, reached in seen.items()
+    }
     return replace(costs, drag=costs.drag | drag)
 
 
-def _trained(experiments: dict[str, Experiment], seconds: float) -> dict[str, Seen]:
-    """Experiments at work, by runtime. Each is alone, but they start side by side."""
+def _trained(experiments: dict[str, Experiment], seconds: float, known: dict[str, float]) -> dict[str, Seen]:
+    """Experiments at work, by runtime. Each is alone, but they start side by side.
+
+    One that is far slower than is ``known`` of its pieces is seen again after the others, and the faster look believed.
+    """
     found: dict[str, Seen] = {}
     with ExitStack() as stack:
         every: dict[str, tuple[Parts, Any]] = {}
@@ -147,7 +165,12 @@ def _trained(experiments: dict[str, Experiment], seconds: float) -> dict[str, Se
             loop.iterate(0, 0.0, bool)  # by then everybody is at work
         for runtime, (parts, loop) in reversed(every.items()):
             found[runtime] = _seen(parts, loop, seconds)
-            loop.close()
+            if known[runtime] <= DOUBTFUL * found[runtime].rate:
+                loop.close()
+        for runtime, (parts, loop) in every.items():
+            if known[runtime] > DOUBTFUL * found[runtime].rate:
+                found[runtime] = max(found[runtime], _seen(parts, loop, seconds), key=lambda seen: seen.rate)
+                loop.close()
     return found
 
 

@@ -79,14 +79,12 @@ class ReplayLearnerLoop:
         self.parts.learner.set_progress(fraction, steps)
         self.intake.total = max(self.intake.total, steps + self._uncounted)
         self._uncounted = 0
-        (self._take_turns if self.lock_step else self._run_freely)(fraction, stop)
-        with self.intake.lock:
-            self._counted = self.intake.total
+        self._counted = (self._take_turns if self.lock_step else self._run_freely)(steps, fraction, stop)
         return self._counted - steps, {name: float(value) for name, value in self.last.items()}
 
-    def _take_turns(self, fraction: float, stop: Stop) -> None:
+    def _take_turns(self, steps: int, fraction: float, stop: Stop) -> int:
         """The order of ``ReplayLoop``: actors act and step, meanwhile come the updates that are due, then the step is
-        stored. Weights are published between two steps, never during one."""
+        stored. Weights are published between two steps, never during one. Returns the agent steps of the run."""
         algorithm, learner = self.parts.algorithm, self.parts.learner
         end = self.intake.total + CHUNK
         while self.intake.total < end and not stop():
@@ -106,14 +104,18 @@ class ReplayLearnerLoop:
                 if stop():
                     raise Interruption
             self.waiting += time.perf_counter() - begin
+        return self.intake.total
 
-    def _run_freely(self, fraction: float, stop: Stop) -> None:
-        """Update while there is something to learn from; experience comes in meanwhile."""
+    def _run_freely(self, steps: int, fraction: float, stop: Stop) -> int:
+        """Update while there is something to learn from; experience comes in meanwhile.
+
+        Returns the agent steps up to which the target network was looked after: what comes in during the last update,
+        or between two slices, is the next slice's to look at.
+        """
         intake, algorithm = self.intake, self.parts.algorithm
-        end, first = time.perf_counter() + SLICE, intake.total
+        end, seen = time.perf_counter() + SLICE, steps
         intake.go()
-        seen = first
-        while not stop() and seen - first < CHUNK and time.perf_counter() < end:
+        while not stop() and seen - steps < CHUNK and time.perf_counter() < end:
             with intake.came:
                 intake.check()
                 ready = self.pace.may_update() and self.feeder.ready(fraction)
@@ -127,6 +129,7 @@ class ReplayLearnerLoop:
             if ready:
                 self._update(fraction)
                 self._publish(self._publish_every)
+        return seen
 
     def _update(self, fraction: float) -> None:
         """One update; a large next batch is drawn beside it, before this one's priorities are known."""
