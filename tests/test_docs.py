@@ -27,6 +27,8 @@ from redline.networks.config import NetworkConfig
 from redline.recipes import RECIPES
 from redline.replay.config import ReplayConfig
 from redline.runtime.experiment import Experiment, RunConfig
+from redline.runtime.planning import planning, probe
+from redline.runtime.planning.together import Budget
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -62,6 +64,9 @@ def commands(text: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", [name for name, text in TEXT.items() if blocks(text)])
 def test_python_on_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDLINE_CACHE", str(tmp_path / "cache"))
+    measure, haste = probe.probe, Budget(round=0.02, learn=0.02, network=0.05, crew=0.05)
+    monkeypatch.setattr(planning, "probe", lambda experiment, say: measure(experiment, say, haste))
     names: dict[str, object] = {"__name__": "page"}
     monkeypatch.setitem(sys.modules, "page", type(sys)("page"))
     sys.modules["page"].__dict__.update(names)
