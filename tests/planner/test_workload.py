@@ -224,6 +224,18 @@ def test_the_more_workers_wait_the_more_it_goes_as_a_crowd_did(copies: int, long
     assert load.step.alone == pytest.approx(longer * plain.step.alone)
 
 
+def test_few_workers_go_as_they_were_seen_to_and_more_as_a_crowd_did() -> None:
+    """Between the two by the logarithm of their number (32 environments, four cores)."""
+    costs = replace(COSTS, drag={"threads served": 1.2, "threads served crowd": 2.0})
+    for copies, longer in ((2, 1.2), (4, 1.2), (32, 2.0), (8, 1.2 + 0.8 / 3)):
+        option = Option("seed", "threads", copies, 1, 20, queue=1)
+        load, plain = (workload(option, each, each.machine) for each in (costs, replace(costs, drag={})))
+        assert load.step.alone == pytest.approx(longer * plain.step.alone), copies
+        assert load.learn.core == pytest.approx(longer * plain.learn.core), copies
+    there = workload(Option("seed", "processes", 2, 1, 20, queue=1), costs, costs.machine)
+    assert there.step.alone < load.step.alone
+
+
 @pytest.mark.parametrize("cores", [2, 8, 64])
 def test_a_crowd_that_was_measured_is_no_crowd_where_each_has_a_core(cores: int) -> None:
     waits = replace(COSTS, machine=Machine("here", 2), envs=8, drag={"threads served crowd": 3.0})

@@ -302,7 +302,7 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
     step = round_of(costs, option.environments)
     wait = step.wait + costs.latency.get(option.runtime, 0.0)
     drag = side_by_side(costs, option.runtime)
-    pace = 1.0
+    pace = costs.drag.get(f"{option.runtime} served", 1.0)  # as few of them were seen to
     if option.queue == 0:
         # Where all rest while the learner learns it goes otherwise than without a rest: as one size was seen to.
         # Workers of another wait for an interpreter as these do.

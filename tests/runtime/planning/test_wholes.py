@@ -295,3 +295,19 @@ def test_what_is_far_slower_than_its_pieces_is_seen_again(
     assert found["threads"].rate == max(first, 900.0)
     assert len(list(rates)) == 2 - looks_at
     assert set(closed) == {"loop", "parts"}
+
+
+@pytest.mark.parametrize("runtime", ["threads", "processes"])
+def test_a_server_and_workers_that_want_one_interpreter_are_predicted_to_go_as_they_did(
+    trained: list[Option], runtime: str
+) -> None:
+    room, costs = made_up("impala", cores=2, envs=16)
+    found = seen(room, costs, "served")
+    assert {(each.copies, each.environments) for each in trained} == {(2, 8)}
+    assert all(each.queue for each in trained), "not in lock-step"
+    option = next(each for each in trained if each.runtime == runtime)
+    assert predict(option, found, found.machine).steps_per_second == pytest.approx(RATES[runtime], rel=0.05)
+    room.parts.spec = replace(room.parts.spec, threaded=True)
+    assert "served" not in {look.name for look in looks(room)}, (
+        "such simulators leave the interpreter to others"
+    )

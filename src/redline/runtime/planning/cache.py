@@ -20,7 +20,7 @@ from redline.planner.measured import Costs
 from redline.runs.provenance import versions
 from redline.runtime.experiment import Experiment, uses_replay
 
-REVISION = 14  # of what a probe measures, and how: what an older one found is measured again
+REVISION = 15  # of what a probe measures, and how: what an older one found is measured again
 PLANNED = ("auto", "inline", "workers")  # backends that plans choose between
 STARTED = time.time()  # of this process, about
 FRESH = 30 * 86_400  # seconds after which a measurement is made again

@@ -65,6 +65,8 @@ def looks(bench: Bench) -> list[Look]:
         # It bears so little lag that several actors, or workers, wait for it, as it does for them.
         found += [Look("step", "impala", cores)] if several else []
         found.append(Look("served step", "seed", max(cores, 2)))
+    elif several and not alike:
+        found.append(Look("served", "seed", max(cores, 2)))  # a server and workers that want one interpreter
     envs, one = bench.experiment.sampler.num_envs, bench.round(1).step
     if one.wait > one.core and envs > 2 * max(cores, 2):
         found.append(Look("served crowd", "seed", envs))
