@@ -67,9 +67,9 @@ class Costs:
     # ``threads``, ... -> how much longer than by fair shares of the cores as many actors take as there are cores;
     # ``threads actor`` and ``learner`` -> fewer actors, by one, and a learner; ``processes full actor``, ... -> all;
     # ``threads step``, ... -> as many as cores in lock-step with a learner; seen at training, over what pieces tell:
-    # ``threads beside``, ... -> an actor beside a learner; ``threads served crowd``, ... -> a server with a worker for each
-    # environment; ``threads copies``, ... -> as many as cores that share gradients; ``threads served step``, ... -> a
-    # server, its workers and a learner in lock-step; ``threads served``, ... -> the same not in lock-step
+    # ``threads beside``, ... -> an actor beside a learner; ``threads copies``, ... -> as many as cores that share
+    # gradients; ``threads served step``, ... -> a server, its workers and a learner in lock-step; ``threads served``,
+    # ... -> the same not in lock-step; ``threads served crowd``, ... -> a server with a worker for each environment
     uneven: dict[str, tuple[float, ...]] = field(default_factory=dict)
     # ``threads learner``, ... -> how long its batches took beside actors, over their mean
     queueing: float = (
