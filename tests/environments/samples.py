@@ -261,6 +261,16 @@ class Forgetful(Counter):
         self.time = int(state["time"])
 
 
+class Heavy(Counter):
+    """Its state is larger than any pipe's buffer."""
+
+    def save_state(self) -> dict[str, Any]:
+        return {"time": self.time, "x": np.zeros(200_000)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.time = int(state["time"])
+
+
 class OwnSpaces(gymnasium.Env):
     """Spaces that Redline presents otherwise: a Tuple with a Discrete from 3 on, and actions in a Box of two axes."""
 

@@ -147,6 +147,20 @@ def test_a_worker_lost_while_it_tells_its_state_shifts_nobodys_answers() -> None
         environment.close()
 
 
+@pytest.mark.timeout(60)
+def test_a_state_larger_than_a_pipe_goes_back() -> None:
+    environment = workers(samples.Heavy, {"length": 100}, count=1)
+    try:
+        environment.reset(0)
+        play(environment, 3)
+        saved = environment.state()
+        play(environment, 2)
+        environment.load_state(saved)  # type: ignore[arg-type]
+        assert step(environment).reward.tolist() == [4.0] * 4
+    finally:
+        environment.close()
+
+
 @pytest.mark.parametrize("fault", ["raise", pytest.param("exit", marks=pytest.mark.slow)])
 def test_crash_in_the_environments_own_code_is_survived(fault: str, tmp_path: Path) -> None:
     environment = workers(samples.Broken, {"fault": fault, "once": str(tmp_path / "once"), "length": 5})

@@ -117,8 +117,8 @@ class Link:
         assert self._doorbell is not None
         assert self._connection is not None
         with contextlib.suppress(OSError):
+            self._doorbell.send(CONTROL)  # first: a large argument is read while it is being sent
             self._connection.send((method, slot, argument))
-            self._doorbell.send(CONTROL)
 
     def answer(self) -> Any:
         """The result of the request; raises Lost, or what the worker refused with."""
