@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +44,10 @@ def share_of(experiment: Experiment, role: int) -> Experiment:
     algorithm: Any = experiment.algorithm
     if uses_replay(experiment):
         assert replay is not None
-        replay = replace(replay, capacity=max(replay.capacity // copies, 1))
+        folder = replay.memory_map
+        if folder is not None and copies > 1:  # files of its own
+            folder = str(Path(folder) / f"copy-{role}")
+        replay = replace(replay, capacity=max(replay.capacity // copies, 1), memory_map=folder)
         if lockstep(experiment):
             if algorithm.batch < copies:
                 raise UserError(
