@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from redline import environments
 from redline.architectures.catalogue import find
 from redline.architectures.compatible import refusal
 from redline.architectures.config import ParallelConfig
@@ -117,9 +118,7 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
     copies = min(copies, experiment.sampler.num_envs)
     # Threads that act ask for the interpreter at every operation: many of them queue for it.
     few = copies <= FEW or serves or not isinstance(experiment.environment.id, str)
-    runtime = parallel.runtime
-    if runtime == "auto":
-        runtime = "threads" if outside and few else "processes"
+    runtime = _runtime(experiment, beside=outside and few)
     if architecture.shares_gradients:
         parallel = _sharing(experiment, parallel)
     if parallel.copies > experiment.sampler.num_envs:
@@ -142,6 +141,25 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
             "parallel.queue=1"
         )
     return replace(parallel, slot=_slot(experiment, parallel))
+
+
+def _runtime(experiment: Experiment, *, beside: bool) -> str:
+    """Threads or processes: as asked, or threads where roles go well ``beside`` each other or can be nothing else."""
+    asked, reason = experiment.parallel.runtime, _no_processes(experiment)
+    if asked == "processes" and reason is not None:
+        raise UserError(f"parallel.runtime=processes: {reason}; use threads")
+    if asked == "auto":
+        return "threads" if beside or reason is not None else "processes"
+    return asked
+
+
+def _no_processes(experiment: Experiment) -> str | None:
+    """Why roles cannot be processes, or None."""
+    reason = environments.out_of_reach(experiment.environment)
+    if reason is not None:
+        name = environments.name_of(experiment.environment)
+        return f"environment {name!r} cannot be sent to another process: {reason}"
+    return None
 
 
 def _served_groups(groups: int, workers: int) -> int:
