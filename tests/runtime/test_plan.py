@@ -69,8 +69,28 @@ def test_an_environment_that_no_process_can_import_stays_in_threads(threaded: bo
     spec = replace(PONG, threaded=threaded)
     assert parallelism(made, spec, 16).runtime == "threads"
     made = replace(made, parallel=replace(made.parallel, runtime="processes"))
-    with pytest.raises(UserError, match=r"runtime=processes: environment .*lambda.* cannot be sent.*; use threads"):
+    with pytest.raises(
+        UserError, match=r"runtime=processes: environment .*lambda.* cannot be sent.*; use threads"
+    ):
         parallelism(made, spec, 16)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "works"), [("gorila", False), ("accel_async", False), ("a3c", True)]
+)
+def test_what_windows_cannot_hand_to_processes(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, works: bool
+) -> None:
+    monkeypatch.setattr(plan, "WINDOWS", True, raising=False)
+    made = pong("a3c_atari")
+    asked = replace(made.parallel, architecture=architecture, runtime="processes")
+    if works:
+        assert parallelism(replace(made, parallel=asked), PONG, 16).runtime == "processes"
+    else:
+        with pytest.raises(UserError, match=f"architecture {architecture} needs Linux or macOS; use threads"):
+            parallelism(replace(made, parallel=asked), PONG, 16)
+        left = replace(made, parallel=replace(asked, runtime="auto"))
+        assert parallelism(left, PONG, 16).runtime == "threads"
 
 
 COMMAND = """
@@ -83,7 +103,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_what_a_command_line_defines_is_trained_in_threads_and_a_scripts_may_have_processes(tmp_path: Path) -> None:
+def test_what_a_command_line_defines_is_trained_in_threads_and_a_scripts_may_have_processes(
+    tmp_path: Path,
+) -> None:
     overrides = ["run.tensorboard=false", "sampler.num_envs=2", "parallel.copies=2", "learner.precision=fp32"]
     script = tmp_path / "script.py"
     script.write_text(COMMAND.format(folder=str(tmp_path / "script"), overrides=overrides))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,8 @@ from redline.types import Spec, UserError
 
 FEW = 3  # actors that share an interpreter without waiting for each other much
 OUTSIDE = ("vector", "envpool", "atari", "cartpole")  # environments that step without the interpreter's lock
+WINDOWS = os.name == "nt"
+POSIX = ("gorila", "gorila_global", "accel_async", "seed")  # their bells and locks Windows hands to no process
 LARGE_NETWORK = (
     200_000  # parameters from which two gradient shards beat one (threads cost about 50 us a hand-over)
 )
@@ -155,6 +158,9 @@ def _runtime(experiment: Experiment, *, beside: bool) -> str:
 
 def _no_processes(experiment: Experiment) -> str | None:
     """Why roles cannot be processes, or None."""
+    architecture = experiment.parallel.architecture
+    if WINDOWS and architecture in POSIX:
+        return f"architecture {architecture} needs Linux or macOS"
     reason = environments.out_of_reach(experiment.environment)
     if reason is not None:
         name = environments.name_of(experiment.environment)
