@@ -15,6 +15,7 @@ from redline.runtime.crew.ports import FAILED, REQUEST, Port, ThreadPort
 from redline.types import Interruption, RunError
 
 CLOSE_TIMEOUT = 5.0  # seconds for threads to reach the end of a step
+LOOK = 0.25  # seconds between looks for roles that hang, or died unheard
 
 
 class Job(Protocol):
