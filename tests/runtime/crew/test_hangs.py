@@ -15,6 +15,8 @@ import pytest
 import redline
 from redline import api
 from redline.runtime.crew.board import Board, Patience, Watched
+from redline.runtime.crew.ports import Port
+from redline.runtime.crew.threads import ThreadCrew
 from redline.types import Progress, RunError
 from tests.runtime.replicas.paced import Paced
 
@@ -99,6 +101,29 @@ def test_a_thread_that_hangs_in_a_step_ends_the_run_with_one_line(folder: Path) 
         RunError, match=r"^actor-\d hangs, and a thread cannot be killed: use parallel.runtime=proc"
     ):
         train(folder, "impala", "threads")
+
+
+class Silent:
+    """Says nothing until the run ends."""
+
+    name = "silent"
+
+    def run(self, port: Port) -> None:
+        port.get()
+
+
+def test_a_thread_that_hangs_is_found_however_much_the_others_say() -> None:
+    board = Board(1, shared=False)
+    board.region.arrays["since"][0, 0] = time.monotonic() - 1.0
+    crew = ThreadCrew([Silent()], patience=Patience(board, 1.2))
+    try:
+        end = time.monotonic() + 5.0
+        with pytest.raises(RunError, match="silent hangs"):
+            while time.monotonic() < end:
+                crew.post(1)
+                assert crew.wait(0.1)
+    finally:
+        crew.close()
 
 
 def test_a_role_without_environments_may_start_anew() -> None:
