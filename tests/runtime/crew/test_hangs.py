@@ -16,8 +16,10 @@ import redline
 from redline import api
 from redline.runtime.crew.board import Board, Patience, Watched
 from redline.runtime.crew.ports import Port
+from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.threads import ThreadCrew
 from redline.types import Progress, RunError
+from tests.leaks import eventually
 from tests.runtime.replicas.paced import Paced
 
 FOLDER = "REDLINE_TEST_HANG"  # where those who hang leave a note, so that only the first of them does
@@ -112,10 +114,27 @@ class Silent:
         port.get()
 
 
+@pytest.mark.parametrize("kind", [ThreadCrew, ProcessCrew])
+def test_a_role_whose_environments_are_never_made_is_found(
+    monkeypatch: pytest.MonkeyPatch, kind: type[ThreadCrew] | type[ProcessCrew]
+) -> None:
+    monkeypatch.setattr("redline.runtime.crew.board.START", 1.0)
+    crew = kind([Silent()], patience=Patience(Board(1, shared=False), 0.2))
+    try:
+        if isinstance(crew, ThreadCrew):
+            with pytest.raises(RunError, match="silent hangs"):
+                crew.wait(1.5)
+                crew.wait(0.1)
+        else:
+            assert eventually(lambda: crew.wait(0.1) == [] and bool(crew.hangs), 10)
+    finally:
+        crew.close()
+
+
 def test_a_thread_that_hangs_is_found_however_much_the_others_say() -> None:
     board = Board(1, shared=False)
-    board.region.arrays["since"][0, 0] = time.monotonic() - 1.0
     crew = ThreadCrew([Silent()], patience=Patience(board, 1.2))
+    board.region.arrays["since"][0, 0] = time.monotonic() - 1.0
     try:
         end = time.monotonic() + 5.0
         with pytest.raises(RunError, match="silent hangs"):
@@ -129,12 +148,17 @@ def test_a_thread_that_hangs_is_found_however_much_the_others_say() -> None:
 def test_a_role_without_environments_may_start_anew() -> None:
     """A replay in a process of its own comes after the actors, and has no row among theirs."""
     board = Board(2, shared=False)
-    board.region.arrays["since"][:] = 1.0
+    since = board.region.arrays["since"]
+    since[:] = 1.0
     wait = Patience(board, 5.0)
-    wait.forget(2)
-    assert board.region.arrays["since"].all()
-    wait.forget(1)
-    assert board.region.arrays["since"].any(1).tolist() == [True, False]
+    wait.begin(2)
+    assert (since == 1.0).all()
+    Patience(board, 5.0, roles=1).begin(1)  # a server has a row, and no environments
+    assert (since == 1.0).all()
+    wait.begin(1)
+    assert (since[0] == 1.0).all()
+    assert since[1, 0] > time.monotonic()  # what it has time for
+    assert not since[1, 1:].any()
 
 
 def test_a_simulator_may_take_longer_to_start_than_to_step() -> None:

@@ -90,10 +90,12 @@ class Board:
         late = ((since > 0) & (since < time.monotonic() - seconds)).any(1)
         return np.flatnonzero(late).tolist()
 
-    def forget(self, role: int) -> None:
-        """A role ended, whatever its environments did. One that has none, as a replay apart, has no row here."""
-        if role < len(self.region.arrays["since"]):
-            self.region.arrays["since"][role] = 0
+    def begin(self, role: int) -> None:
+        """A role starts, whatever its predecessor's environments did: its own may take ``START`` seconds to be made. The
+        first of them that is reset clears the note. See ``Watched``."""
+        since = self.region.arrays["since"][role]
+        since[:] = 0
+        since[0] = time.monotonic() + START
 
     def close(self) -> None:
         """Give up this process's hold."""
@@ -113,19 +115,22 @@ class Patience:
     board: Board
     seconds: float
     first: int = 0  # the board's row of the crew's first role
+    roles: int | None = None  # of the crew, that have environments: the first so many; None: all that have a row
 
     def exhausted(self) -> list[int]:
         """Roles of the crew that hang."""
         return [role - self.first for role in self.board.overdue(self.seconds)]
 
-    def forget(self, role: int) -> None:
-        """A role of the crew starts anew."""
-        self.board.forget(self.first + role)
+    def begin(self, role: int) -> None:
+        """A role of the crew starts."""
+        rows = len(self.board.region.arrays["since"]) - self.first
+        if role < (rows if self.roles is None else self.roles):
+            self.board.begin(self.first + role)
 
 
-def patience(board: Board, step_timeout: float, first: int = 0) -> Patience:
+def patience(board: Board, step_timeout: float, first: int = 0, roles: int | None = None) -> Patience:
     """Half as long again as an environment may step, for worker processes of its own are ended after that time."""
-    return Patience(board, 1.5 * step_timeout, first)
+    return Patience(board, 1.5 * step_timeout, first, roles)
 
 
 class Watched:

@@ -147,7 +147,7 @@ class ProcessCrew:
 
     def _start(self, role: int) -> None:
         if self._patience is not None:
-            self._patience.forget(role)
+            self._patience.begin(role)
         self._links[role].start()
         self._selector.register(self._links[role].bell, selectors.EVENT_READ, role)
 
@@ -179,7 +179,7 @@ class ProcessCrew:
                 return [self._arrived.popleft() for _ in range(len(self._arrived))]
 
     def _look_after(self) -> None:
-        """Now and then: roles that died unheard, for a process that they forked holds their bell, and those that hang."""
+        """Now and then: roles that died unheard, their bell held by a process that they forked, and those that hang."""
         now = time.monotonic()
         if now < self._look:
             return

@@ -69,7 +69,9 @@ class ThreadCrew:
             threading.Thread(target=_work, args=(job, port), name=f"redline-{job.name}", daemon=True)
             for job, port in zip(jobs, self._ports, strict=True)
         ]
-        for thread in self._threads:
+        for role, thread in enumerate(self._threads):
+            if patience is not None:
+                patience.begin(role)
             thread.start()
 
     def tell(self, role: int, number: int) -> None:
