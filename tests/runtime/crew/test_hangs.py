@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -14,10 +15,13 @@ import pytest
 
 import redline
 from redline import api
+from redline.runtime.crew import board as boards
 from redline.runtime.crew.board import Board, Patience, Watched
+from redline.runtime.crew.evaluating import Evaluator
 from redline.runtime.crew.ports import Port
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.threads import ThreadCrew
+from redline.runtime.parts import assemble
 from redline.types import Progress, RunError
 from tests.leaks import eventually
 from tests.runtime.replicas.paced import Paced
@@ -103,6 +107,35 @@ def test_a_thread_that_hangs_in_a_step_ends_the_run_with_one_line(folder: Path) 
         RunError, match=r"^actor-\d hangs, and a thread cannot be killed: use parallel.runtime=proc"
     ):
         train(folder, "impala", "threads")
+
+
+def make_judged() -> gymnasium.Env[Any, Any]:
+    """One for an evaluator, which gives environments less time here than is usual."""
+    if multiprocessing.parent_process() is not None:
+        boards.START = 1.0
+    return Hanging()
+
+
+@pytest.mark.slow
+def test_an_evaluator_process_that_hangs_is_replaced(folder: Path) -> None:
+    options = ["parallel.architecture=impala", "parallel.runtime=processes", "environment.backend=inline"]
+    options += ["environment.step_timeout=0.5", "run.evaluate_episodes=2", "learner.precision=fp32"]
+    parts = assemble(api.make_experiment("tests.runtime.crew.test_hangs:make_judged", "a2c", overrides=options))
+    evaluator = Evaluator(parts, 1)
+    try:
+        assert evaluator.ask(7)
+        found: list[Any] = []
+
+        def answered() -> bool:
+            found.append(evaluator.answer(0.1))
+            return found[-1] is not None
+
+        assert eventually(answered, 60)
+        assert (folder / "hung").exists()
+        assert found[-1] == (7, [20.0, 20.0])
+    finally:
+        evaluator.close()
+        parts.close()
 
 
 class Silent:

@@ -92,10 +92,14 @@ class Board:
 
     def begin(self, role: int) -> None:
         """A role starts, whatever its predecessor's environments did: its own may take ``START`` seconds to be made. The
-        first of them that is reset clears the note. See ``Watched``."""
+        first of them that is reset clears the note, or ``rest``. See ``Watched``."""
         since = self.region.arrays["since"][role]
         since[:] = 0
         since[0] = time.monotonic() + START
+
+    def rest(self, role: int) -> None:
+        """A role waits, and its environments have as long as they like."""
+        self.region.arrays["since"][role] = 0
 
     def close(self) -> None:
         """Give up this process's hold."""

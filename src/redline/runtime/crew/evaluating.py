@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redline.runtime.crew.acting import ActingNetwork
+from redline.runtime.crew.board import Board, patience
 from redline.runtime.crew.ports import Port
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.region import Region
@@ -26,6 +27,7 @@ class EvaluatorJob:
     weights: WeightStore
     returns: Region  # f64[episodes]
     seed: int
+    board: Board
     name: str = "evaluator"
 
     def run(self, port: Port) -> None:
@@ -34,9 +36,18 @@ class EvaluatorJob:
         network = ActingNetwork(self.experiment, self.spec, algorithm.network_kind)
         returns = self.returns.arrays["returns"]
         while True:
+            self.board.rest(0)
             number = port.get()
+            self.board.begin(0)
             network.read(self.weights)
-            episodes = evaluate(self.experiment, algorithm, network.module, len(returns), self.seed)
+            episodes = evaluate(
+                self.experiment,
+                algorithm,
+                network.module,
+                len(returns),
+                self.seed,
+                after_step=lambda *_: self.board.begin(0),
+            )
             returns[:] = [episode.episode_return for episode in episodes]
             port.put(number)
 
@@ -50,8 +61,11 @@ class Evaluator:
         self._publication = Publication(parts.learner)
         self._weights = WeightStore(self._publication.sizes, shared=shared)
         self._returns = Region({"returns": ((run.evaluate_episodes,), "float64")}, shared=shared)
-        job: Any = EvaluatorJob(parts.experiment, parts.spec, self._weights, self._returns, seed)
-        self._crew: Crew = ProcessCrew([job]) if shared else ThreadCrew([job])
+        self._board = Board(1, shared=shared)
+        job: Any = EvaluatorJob(parts.experiment, parts.spec, self._weights, self._returns, seed, self._board)
+        wait = patience(self._board, parts.experiment.environment.step_timeout)
+        # A thread that hangs cannot be ended, and a run may go on without being judged.
+        self._crew: Crew = ProcessCrew([job], patience=wait) if shared else ThreadCrew([job])
         self._asked: int | None = None  # agent steps of the weights that are being judged
 
     def ask(self, steps: int) -> bool:
@@ -75,5 +89,5 @@ class Evaluator:
     def close(self) -> None:
         """End it. Safe to call twice."""
         self._crew.close()
-        self._weights.close()
-        self._returns.close()
+        for each in (self._weights, self._returns, self._board):
+            each.close()  # type: ignore[attr-defined]
