@@ -11,10 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 
 import redline
 from redline import api
+from redline.environments import EnvironmentConfig
+from redline.environments import make as make_environment
 from redline.runtime.crew import board as boards
 from redline.runtime.crew.board import Board, Patience, Watched
 from redline.runtime.crew.evaluating import Evaluator
@@ -120,7 +123,9 @@ def make_judged() -> gymnasium.Env[Any, Any]:
 def test_an_evaluator_process_that_hangs_is_replaced(folder: Path) -> None:
     options = ["parallel.architecture=impala", "parallel.runtime=processes", "environment.backend=inline"]
     options += ["environment.step_timeout=0.5", "run.evaluate_episodes=2", "learner.precision=fp32"]
-    parts = assemble(api.make_experiment("tests.runtime.crew.test_hangs:make_judged", "a2c", overrides=options))
+    parts = assemble(
+        api.make_experiment("tests.runtime.crew.test_hangs:make_judged", "a2c", overrides=options)
+    )
     evaluator = Evaluator(parts, 1)
     try:
         assert evaluator.ask(7)
@@ -147,6 +152,15 @@ class Silent:
         port.get()
 
 
+def listen(crew: ThreadCrew, seconds: float, *, chatter: bool = False) -> None:
+    """Hear a crew out; chatter: it has something to say at every moment."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if chatter:
+            crew.post(1)
+        assert bool(crew.wait(0.05)) == chatter
+
+
 @pytest.mark.parametrize("kind", [ThreadCrew, ProcessCrew])
 def test_a_role_whose_environments_are_never_made_is_found(
     monkeypatch: pytest.MonkeyPatch, kind: type[ThreadCrew] | type[ProcessCrew]
@@ -156,8 +170,7 @@ def test_a_role_whose_environments_are_never_made_is_found(
     try:
         if isinstance(crew, ThreadCrew):
             with pytest.raises(RunError, match="silent hangs"):
-                crew.wait(1.5)
-                crew.wait(0.1)
+                listen(crew, 5.0)
         else:
             assert eventually(lambda: crew.wait(0.1) == [] and bool(crew.hangs), 10)
     finally:
@@ -169,11 +182,8 @@ def test_a_thread_that_hangs_is_found_however_much_the_others_say() -> None:
     crew = ThreadCrew([Silent()], patience=Patience(board, 1.2))
     board.region.arrays["since"][0, 0] = time.monotonic() - 1.0
     try:
-        end = time.monotonic() + 5.0
         with pytest.raises(RunError, match="silent hangs"):
-            while time.monotonic() < end:
-                crew.post(1)
-                assert crew.wait(0.1)
+            listen(crew, 5.0, chatter=True)
     finally:
         crew.close()
 
@@ -212,6 +222,27 @@ def test_a_simulator_may_take_longer_to_start_than_to_step() -> None:
     environment.reset(1)
     assert late == [[], [0], [0]]
     assert board.overdue(0.0) == []
+
+
+def test_workers_may_take_as_long_to_be_replaced_as_to_start() -> None:
+    config = EnvironmentConfig("redline/Catch-v0", backend="workers", workers=1)
+    board, environment, late = Board(1, shared=False), make_environment(config, 1), []
+    recv, times = environment.recv, iter((200.0, 220.0))  # seconds ago that it began
+
+    def slow() -> Any:
+        late.append(_late(board, next(times)))
+        return recv()
+
+    environment.recv = slow  # type: ignore[method-assign]
+    watched: Any = Watched(board, 0, 0, environment)
+    try:
+        watched.reset(0)
+        for _ in range(2):
+            watched.send(np.zeros(1, np.int64))
+            watched.recv()
+    finally:
+        environment.close()
+    assert late == [[], [0]]
 
 
 def _late(board: Board, ago: float) -> list[int]:

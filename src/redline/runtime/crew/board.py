@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from redline.environments.workers import Workers
 from redline.runtime.crew.region import Region
 from redline.types import Environment, Step
 
@@ -133,7 +134,7 @@ class Patience:
 
 
 def patience(board: Board, step_timeout: float, first: int = 0, roles: int | None = None) -> Patience:
-    """Half as long again as an environment may step, for worker processes of its own are ended after that time."""
+    """Half as long again as an environment may step."""
     return Patience(board, 1.5 * step_timeout, first, roles)
 
 
@@ -146,12 +147,14 @@ class Watched:
     def __init__(self, board: Board, role: int, side: int, environment: Environment) -> None:
         """side: which of the role's environments this is."""
         self._environment = environment
+        # Workers end those of them that hang by themselves, and wait for successors as long as those take to start.
+        self._grace = START if isinstance(environment, Workers) else 0.0
         self._since = board.region.arrays["since"][role, side % SIDES :][:1]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._environment, name)
 
-    def _timed(self, what: Callable[[], T], grace: float = 0.0) -> T:
+    def _timed(self, what: Callable[[], T], grace: float) -> T:
         self._since[0] = time.monotonic() + grace
         try:
             return what()
@@ -160,12 +163,12 @@ class Watched:
 
     def reset(self, seed: int) -> Step:
         """See ``Environment``."""
-        return self._timed(lambda: self._environment.reset(seed), grace=START)
+        return self._timed(lambda: self._environment.reset(seed), START)
 
     def send(self, action: np.ndarray) -> None:
         """See ``Environment``; some step in here."""
-        self._timed(lambda: self._environment.send(action))
+        self._timed(lambda: self._environment.send(action), self._grace)
 
     def recv(self) -> Step:
         """See ``Environment``."""
-        return self._timed(self._environment.recv)
+        return self._timed(self._environment.recv, self._grace)
