@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,7 @@ from redline.architectures.catalogue import find
 from redline.architectures.compatible import refusal
 from redline.architectures.config import ParallelConfig
 from redline.architectures.model import Architecture, lag_bound
+from redline.inference.worker import GENERATION
 from redline.runs.provenance import usable_cores
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
@@ -19,15 +21,23 @@ from redline.types import Spec, UserError
 FEW = 3  # actors that share an interpreter without waiting for each other much
 OUTSIDE = ("vector", "envpool", "atari", "cartpole")  # environments that step without the interpreter's lock
 WINDOWS = os.name == "nt"
-POSIX = ("gorila", "gorila_global", "accel_async", "seed")  # their bells and locks Windows hands to no process
+POSIX = (
+    "gorila",
+    "gorila_global",
+    "accel_async",
+    "seed",
+)  # their bells and locks Windows hands to no process
 LARGE_NETWORK = (
     200_000  # parameters from which two gradient shards beat one (threads cost about 50 us a hand-over)
 )
 
 
-def first_seed(seed: int) -> int:
-    """Seed of a run's environment 0; environment i gets this plus i, so that runs of nearby seeds share none."""
-    return seed * 1000 % (2**31 - 100_000)
+def first_seed(seed: int, life: int = 0) -> int:
+    """Seed of a run's environment 0; environment i gets this plus i, so that runs of nearby seeds share none.
+
+    life: how often who asks was started before; a successor shall not see and do its predecessor's all over again.
+    """
+    return (seed * 1000 + GENERATION * life) % (2**31 - 100_000)
 
 
 def architecture_of(experiment: Experiment) -> Architecture:
@@ -146,7 +156,7 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
     return replace(parallel, slot=_slot(experiment, parallel))
 
 
-def _runtime(experiment: Experiment, *, beside: bool) -> str:
+def _runtime(experiment: Experiment, *, beside: bool) -> Literal["in_process", "threads", "processes"]:
     """Threads or processes: as asked, or threads where roles go well ``beside`` each other or can be nothing else."""
     asked, reason = experiment.parallel.runtime, _no_processes(experiment)
     if asked == "processes" and reason is not None:

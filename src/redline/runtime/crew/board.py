@@ -37,6 +37,7 @@ class Board:
             "clock": ((roles, len(CLOCK)), "float64"),
             "events": ((roles, len(EVENTS)), "int64"),
             "since": ((roles, SIDES), "float64"),
+            "lives": ((roles,), "int64"),
         }
         self.region = Region(forms, shared=shared)
 
@@ -84,6 +85,12 @@ class Board:
         """Counts of all roles together; those that are zero are left out but for crashes and hangs."""
         totals = dict(zip(EVENTS, self.region.arrays["events"].sum(0).tolist(), strict=True))
         return {name: count for name, count in totals.items() if count or name in ("crashes", "hangs")}
+
+    def live(self, role: int) -> int:
+        """Called by a role as it begins: how many had it before."""
+        lives = self.region.arrays["lives"]
+        lives[role] += 1
+        return int(lives[role]) - 1
 
     def overdue(self, seconds: float) -> list[int]:
         """Roles in whose environments one step has taken longer than that."""
