@@ -132,7 +132,7 @@ def test_a_crash_costs_no_slower_worker_its_episode() -> None:
 
 
 def test_a_worker_lost_while_it_tells_its_state_shifts_nobodys_answers() -> None:
-    environment = workers(samples.Forgetful)  # the first refuses once to tell its state
+    environment = workers(samples.Forgetful, {"fatal": True})  # the first dies once of telling its state
     try:
         environment.reset(0)
         play(environment, 3)
