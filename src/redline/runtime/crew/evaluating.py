@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,7 @@ from redline.runtime.crew.board import Board, patience
 from redline.runtime.crew.ports import Port
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.region import Region
-from redline.runtime.crew.threads import Crew, ThreadCrew
+from redline.runtime.crew.threads import LOOK, Crew, ThreadCrew
 from redline.runtime.crew.weights import Publication, WeightStore
 from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment, make_algorithm
@@ -77,17 +79,22 @@ class Evaluator:
         self._asked = steps
         return True
 
-    def answer(self, timeout: float = 0.0) -> tuple[int, list[float]] | None:
-        """(agent steps of the weights, returns) when it is done, else None."""
-        if self._asked is None or not self._crew.wait(timeout):
-            if self._crew.revived() and self._asked is not None:  # it was killed: ask its successor
+    def answer(self, timeout: float = 0.0, stop: Callable[[], bool] = bool) -> tuple[int, list[float]] | None:
+        """(agent steps of the weights, returns) when it is done; None where it is not within ``timeout`` seconds, or
+        before ``stop`` says not to wait any longer."""
+        until = time.monotonic() + timeout
+        while self._asked is not None:
+            if self._crew.wait(min(max(until - time.monotonic(), 0.0), LOOK)):
+                steps, self._asked = self._asked, None
+                return steps, self._returns.arrays["returns"].tolist()
+            if self._crew.revived():  # it was killed: ask its successor
                 self._crew.tell(0, 0)
-            return None
-        steps, self._asked = self._asked, None
-        return steps, self._returns.arrays["returns"].tolist()
+            if stop() or time.monotonic() >= until:
+                break
+        return None
 
     def close(self) -> None:
         """End it. Safe to call twice."""
         self._crew.close()
         for each in (self._weights, self._returns, self._board):
-            each.close()  # type: ignore[attr-defined]
+            each.close()
