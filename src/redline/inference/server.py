@@ -76,6 +76,8 @@ class Server:
         self._columns = [np.arange(*span) for span in self.shape.spans]
         self._single = self.shape.workers == self.shape.columns
         self._views: dict[tuple[int, int, int, int], _InPlace] = {}
+        # Every worker alone and every group whole, at every row; of neighbours that happen to ask together there is no end.
+        self._most_views = self.shape.slots * (self.shape.length + 1) * (workers + len(self.shape.groups))
 
     def begin(self, worker: int, slot: int) -> None:
         """A worker's next unroll goes into ``slot``; its first row is what the worker sees now."""
@@ -215,6 +217,8 @@ class Server:
         first, last = self.shape.spans[who[0]][0], self.shape.spans[who[-1]][1]
         key = (int(slot[0]), int(when[0]), first, last)
         if key not in self._views:
+            if len(self._views) >= self._most_views:
+                self._views.clear()
             self._views[key] = _InPlace(self.tables, *key)
         return self._views[key]
 
