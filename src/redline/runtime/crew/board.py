@@ -18,7 +18,7 @@ T = TypeVar("T")
 CLOCK = ("stepping", "acting", "learning", "waiting")  # seconds
 START = 120.0  # seconds more than a step's that environments may take to start, as simulators do
 SIDES = 8  # environments of a role that may step at the same time; of more, some share a note
-EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "discarded", "spare_b")  # counts
+EVENTS = ("crashes", "hangs", "stale", "outliers", "discarded")  # counts
 
 
 def working(clock: dict[str, float]) -> float:
@@ -99,8 +99,8 @@ class Board:
         return np.flatnonzero(late).tolist()
 
     def begin(self, role: int) -> None:
-        """A role starts, whatever its predecessor's environments did: its own may take ``START`` seconds to be made. The
-        first of them that is reset clears the note, or ``rest``. See ``Watched``."""
+        """A role starts, whatever its predecessor's environments did: its own may take ``START`` seconds to be made.
+        The first of them that is reset clears the note (see ``Watched``), or ``rest``."""
         since = self.region.arrays["since"][role]
         since[:] = 0
         since[0] = time.monotonic() + START
@@ -127,7 +127,9 @@ class Patience:
     board: Board
     seconds: float
     first: int = 0  # the board's row of the crew's first role
-    roles: int | None = None  # of the crew, that have environments: the first so many; None: all that have a row
+    roles: int | None = (
+        None  # of the crew, that have environments: the first so many; None: all that have a row
+    )
 
     def exhausted(self) -> list[int]:
         """Roles of the crew that hang."""
