@@ -243,10 +243,11 @@ class SlowStep(SlowReset):
 
 
 class Forgetful(Counter):
-    """Saves its state; what is seeded 0 cannot at its third step."""
+    """Saves its state; what is seeded 0 cannot at its third step: it raises, or (``fatal``) dies of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, fatal: bool = False) -> None:
         super().__init__(100)
+        self.fatal = fatal
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         self.breaks = seed == 0
@@ -254,8 +255,20 @@ class Forgetful(Counter):
 
     def save_state(self) -> dict[str, Any]:
         if self.breaks and self.time == 3:
-            raise OSError("disk full")
+            if self.fatal:
+                os._exit(3)
+            raise OSError("disk\nfull")
         return {"time": self.time}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.time = int(state["time"])
+
+
+class Heavy(Counter):
+    """Its state is larger than any pipe's buffer."""
+
+    def save_state(self) -> dict[str, Any]:
+        return {"time": self.time, "x": np.zeros(200_000)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.time = int(state["time"])

@@ -131,6 +131,25 @@ def test_no_promise_where_a_wrapper_may_hide_state() -> None:
         assert environment.state() is None
 
 
+@pytest.mark.parametrize("backend", ["inline", "workers"])
+def test_a_state_that_an_environment_fails_to_tell_is_none(
+    backend: str, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """And is said once; the environment goes on."""
+    environment = make(EnvironmentConfig(samples.Forgetful, backend=backend, workers=1), 2)
+    try:
+        environment.reset(0)
+        for steps in range(1, 6):
+            environment.send(np.zeros(2, np.int64))
+            assert environment.recv().observation[:, 1].tolist() == [steps, steps]  # type: ignore[index, call-overload]
+            assert (environment.state() is None) == (environment.state() is None) == (steps == 3)
+        assert environment.events() == {"crashes": 0, "hangs": 0}
+    finally:
+        environment.close()
+    told = capfd.readouterr().err + "".join(str(each.message) for each in recwarn)
+    assert told.count("raised in save_state(): OSError: disk full; episodes in progress are not saved") == 1
+
+
 def hidden() -> gymnasium.Env:
     return gymnasium.wrappers.FrameStackObservation(gymnasium.make("CartPole-v1"), 2)
 

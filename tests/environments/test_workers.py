@@ -132,7 +132,7 @@ def test_a_crash_costs_no_slower_worker_its_episode() -> None:
 
 
 def test_a_worker_lost_while_it_tells_its_state_shifts_nobodys_answers() -> None:
-    environment = workers(samples.Forgetful)  # the first refuses once to tell its state
+    environment = workers(samples.Forgetful, {"fatal": True})  # the first dies once of telling its state
     try:
         environment.reset(0)
         play(environment, 3)
@@ -143,6 +143,20 @@ def test_a_worker_lost_while_it_tells_its_state_shifts_nobodys_answers() -> None
         times = [item["own"]["time"] for item in saved["environments"].values()]
         assert times == environment.observe().observation[:, 1].tolist()
         assert times[3] == 8
+    finally:
+        environment.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_state_larger_than_a_pipe_goes_back() -> None:
+    environment = workers(samples.Heavy, {"length": 100}, count=1)
+    try:
+        environment.reset(0)
+        play(environment, 3)
+        saved = environment.state()
+        play(environment, 2)
+        environment.load_state(saved)  # type: ignore[arg-type]
+        assert step(environment).reward.tolist() == [4.0] * 4
     finally:
         environment.close()
 

@@ -125,6 +125,23 @@ def test_each_worker_is_acted_for_by_its_own_policy(name: str) -> None:
     assert sum(unroll["truncated"].sum() for unroll in rig.unrolls) > 5
 
 
+def test_views_are_kept_for_as_many_batches_as_are_usual() -> None:
+    """Of neighbours that may be served together there are many more with many workers."""
+    rig = Rig(checked(), Oracle(), Counting(), workers=12, columns=12, length=4)
+    server = rig.server
+    try:
+        for first in range(12):
+            for last in range(first + 1, 13):
+                for slot in range(2):
+                    for when in range(4):
+                        server.slot[:], server.time[:] = slot, when
+                        server._place(np.arange(first, last))
+                        assert len(server._views) <= 2 * 5 * 13
+    finally:
+        for bell in rig.bells:
+            bell.close()
+
+
 def test_section_10_check_3_a_group_is_never_served_while_it_steps() -> None:
     """And groups take turns strictly, so each steps while the other is served (benchmarks/inference.py times it)."""
     with Rig(

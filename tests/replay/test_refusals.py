@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from redline.replay import Replay, ReplayConfig
 from redline.types import RunError, Spec, UserError
 from tests.replay.naive import Pictures, Row, add, picture_spec
 
+ROOT = Path(__file__).parents[2]
 BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"capacity": 0}, "replay.capacity is 0: it must be at least 1"),
     ({"alpha": -0.1}, "replay.alpha is -0.1: it must be from 0 to 1"),
@@ -132,6 +134,33 @@ def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
     replay = Replay(picture_spec(), config, 2)
     assert file.stat().st_size == size
     add(replay, row_of(replay))
+
+
+ANOTHER = """
+from redline.replay import Replay, ReplayConfig
+from tests.replay.naive import picture_spec
+replay = Replay(picture_spec(), ReplayConfig(capacity=20, memory_map={folder!r}), 2)
+print("mapped", flush=True)
+input()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
+def test_files_that_another_process_writes_to(tmp_path: Path) -> None:
+    config = ReplayConfig(capacity=20, memory_map=str(tmp_path))
+    command = [sys.executable, "-c", ANOTHER.format(folder=str(tmp_path))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == b"mapped\n"
+            with pytest.raises(
+                RunError, match=r"another process keeps its replay in .*; choose another folder"
+            ):
+                Replay(picture_spec(), config, 2)
+        finally:
+            other.kill()
+    Replay(picture_spec(), config, 2)
+    Replay(picture_spec(), config, 2)  # the same process, again
 
 
 def test_lz4_missing(monkeypatch: pytest.MonkeyPatch) -> None:

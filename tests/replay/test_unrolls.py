@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from redline.replay import unrolls
 from redline.replay.unrolls import UnrollReplay
-from redline.types import Unroll
+from redline.types import RunError, Unroll
 
 T, B = 3, 4
 
@@ -80,6 +82,20 @@ def test_what_was_kept_is_a_copy() -> None:
     replay.mix(unroll)
     unroll.map(lambda x: x.zero_())
     assert sorted(set(numbers(replay.mix(numbered(4))).tolist()[B:])) != [0]
+
+
+def test_more_than_there_is_memory_for_is_refused_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = 114  # bytes
+    monkeypatch.setattr(unrolls, "available_memory", lambda: 1000 * each)
+    UnrollReplay(100, 0.5, seed=0).add(numbered(0))
+    with pytest.raises(
+        RunError, match=r"^1,000,000 unrolls .*: set algorithm.replay_unrolls to (\d+)$"
+    ) as caught:
+        UnrollReplay(1_000_000, 0.5, seed=0).add(numbered(0))
+    assert str(caught.value).endswith(" 900")
+    UnrollReplay(900, 0.5, seed=0).add(numbered(0))
+    monkeypatch.setattr(unrolls, "available_memory", lambda: None)  # where the system does not tell
+    UnrollReplay(10_000, 0.5, seed=0).add(numbered(0))
 
 
 def test_a_share_of_nought_keeps_nothing() -> None:

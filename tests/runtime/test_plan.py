@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +18,9 @@ from redline.runtime.crew.acting import ActingNetwork
 from redline.runtime.crew.weights import WeightStore
 from redline.runtime.experiment import Experiment
 from redline.runtime.plan import parallelism, resolve
-from redline.types import Spec
+from redline.types import Spec, UserError
 
+ROOT = Path(__file__).parents[2]
 PONG = Spec(
     "ALE/Pong-v5",
     observation=spaces.Box(0, 255, (4, 84, 84), "uint8"),
@@ -58,10 +62,59 @@ def test_actor_threads_leave_an_environment_for_every_group(monkeypatch: pytest.
     assert resolve(made, PONG, 1_000_000).sampler.shards == 2
 
 
-def test_an_environment_that_no_process_can_import_stays_in_threads() -> None:
+@pytest.mark.parametrize("threaded", [True, False])
+def test_an_environment_that_no_process_can_import_stays_in_threads(threaded: bool) -> None:
     made = pong("impala_atari")
     made = replace(made, environment=replace(made.environment, id=lambda: None))
-    assert parallelism(made, PONG, 16).runtime == "threads"
+    spec = replace(PONG, threaded=threaded)
+    assert parallelism(made, spec, 16).runtime == "threads"
+    made = replace(made, parallel=replace(made.parallel, runtime="processes"))
+    with pytest.raises(
+        UserError, match=r"runtime=processes: environment .*lambda.* cannot be sent.*; use threads"
+    ):
+        parallelism(made, spec, 16)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "works"), [("gorila", False), ("accel_async", False), ("a3c", True)]
+)
+def test_what_windows_cannot_hand_to_processes(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, works: bool
+) -> None:
+    monkeypatch.setattr(plan, "WINDOWS", True, raising=False)
+    made = pong("a3c_atari")
+    asked = replace(made.parallel, architecture=architecture, runtime="processes")
+    if works:
+        assert parallelism(replace(made, parallel=asked), PONG, 16).runtime == "processes"
+    else:
+        with pytest.raises(UserError, match=f"architecture {architecture} needs Linux or macOS; use threads"):
+            parallelism(replace(made, parallel=asked), PONG, 16)
+        left = replace(made, parallel=replace(asked, runtime="auto"))
+        assert parallelism(left, PONG, 16).runtime == "threads"
+
+
+COMMAND = """
+import gymnasium, redline
+def make():
+    return gymnasium.make("CartPole-v1")
+if __name__ == "__main__":
+    redline.train(make, "impala", steps=200, folder={folder!r}, overrides={overrides!r})
+"""
+
+
+@pytest.mark.slow
+def test_what_a_command_line_defines_is_trained_in_threads_and_a_scripts_may_have_processes(
+    tmp_path: Path,
+) -> None:
+    overrides = ["run.tensorboard=false", "sampler.num_envs=2", "parallel.copies=2", "learner.precision=fp32"]
+    script = tmp_path / "script.py"
+    script.write_text(COMMAND.format(folder=str(tmp_path / "script"), overrides=overrides))
+    text = COMMAND.format(folder=str(tmp_path / "command"), overrides=overrides)
+    for words, runtime in (([script], "processes"), (["-c", text], "threads")):
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        [config] = (tmp_path / ("command" if "-c" in words else "script")).glob("*/config.yaml")
+        assert f"runtime: {runtime}" in config.read_text()
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])

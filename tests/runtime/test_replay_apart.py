@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 
 from redline.runs.checkpoint import load_checkpoint, save_checkpoint
 from redline.runtime.parts import assemble
-from redline.runtime.replay_learner import ReplayLearnerLoop
+from redline.runtime.replay_learner import ReplayLearnerLoop, apart
 from redline.runtime.replay_learner.apart import Distant
+from redline.runtime.replay_learner.job import Numbers
 from redline.types import UserError
 from tests.runtime.test_replay_learner import drive, experiment
 from tests.runtime.test_replay_learner import running as run_loop
@@ -115,6 +117,37 @@ def test_an_actors_death_breaks_its_episodes_there_too() -> None:
         updates = loop.parts.learner.version
         drive(loop, lambda: loop.parts.learner.version >= updates + 20, steps)
         assert loop.pace.state()["filling"] == 0
+
+
+def test_a_new_beginning_is_told_after_all_that_was_handed_in_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its predecessor's last steps would go on into the successor's first."""
+    monkeypatch.setattr(apart, "UNDER_WAY", 1)
+    told: list[int] = []
+    crew: Any = SimpleNamespace(tell=lambda role, number: told.append(number))
+    slots: Any = [SimpleNamespace(unrolls=[SimpleNamespace(reward=torch.zeros(4))] * 3)] * 2
+    numbers = Numbers(actors=2, slots=3)
+    config = experiment(parallel=APART).replay
+    distant = Distant(config, slots, None, numbers, crew)  # type: ignore[arg-type]
+    for slot in range(2):
+        distant.add(1, slot)
+    distant.break_episodes(1)
+    distant.add(1, 2)
+    assert told == [3]
+    for number in (3, 4):
+        distant.hear(number)
+    assert told == [3, 4, numbers.anew(1), 5]
+    assert distant.freed() == [(1, 0), (1, 1)]
+    distant.hear(5)
+    distant.break_episodes(0)
+    assert told[-1] == numbers.anew(0)
+    distant.add(0, 0)
+    distant.break_episodes(0)
+    distant._shelves = SimpleNamespace(numbers={"size": [0]})  # type: ignore[assignment]
+    distant.freed()
+    distant.revived()
+    assert distant.freed() == [(0, 0)]
 
 
 @pytest.mark.parametrize(

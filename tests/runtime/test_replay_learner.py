@@ -334,6 +334,25 @@ def test_the_ladder_goes_on_from_copy_to_copy() -> None:
     assert ladder == pytest.approx(epsilon_ladder(0, 8, 8).tolist())
 
 
+def test_an_iteration_counts_on_where_nobody_else_is_counting() -> None:
+    with running(experiment()) as loop:
+        intake, holds = loop.intake, threading.Event()
+
+        def take_in() -> None:
+            with intake.lock:
+                before = intake.total
+                holds.set()
+                time.sleep(0.3)
+                intake.total = before + 100
+
+        thread = threading.Thread(target=take_in)
+        thread.start()
+        holds.wait()
+        loop.iterate(5_000, 0.0, lambda: True)  # of a run that was restored
+        thread.join()
+        assert loop._counted >= 5_000
+
+
 def test_slots_enter_the_replay_in_the_order_they_were_filled() -> None:
     """An actor that fills its second slot before its first is handed in once more: rows go on from one to the next."""
     with running(experiment()) as loop:

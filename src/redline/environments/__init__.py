@@ -20,10 +20,10 @@ from redline.environments.config import AtariConfig, EnvironmentConfig
 from redline.environments.registry import build, build_single, name_of, one_line, registered
 from redline.environments.spaces import random_actions
 from redline.environments.workers import Workers
-from redline.environments.workers.spawning import CannotSpawn
+from redline.environments.workers.spawning import CannotSpawn, has_script
 from redline.types import Environment, RunError, Spec, UserError
 
-__all__ = ["AtariConfig", "EnvironmentConfig", "make", "probe"]
+__all__ = ["AtariConfig", "EnvironmentConfig", "make", "name_of", "out_of_reach", "probe"]
 
 ROUND_TRIP = 150e-6  # seconds to wake a worker and hear from it, with a margin for a busy machine
 WORTHWHILE = (
@@ -212,15 +212,22 @@ def _step_seconds(environment: Environment) -> float | None:
         return None
 
 
-def _unsendable(config: EnvironmentConfig) -> str | None:
-    """Why a configuration cannot be sent to another process, or None."""
-    if not isinstance(config.id, str) and getattr(config.id, "__module__", None) == "__main__":
-        return "it is defined in the main script or notebook"
+def out_of_reach(config: EnvironmentConfig) -> str | None:
+    """Why no other process can make what a configuration asks for, or None."""
     try:
-        pickle.dumps(config)
+        packed = pickle.dumps(config)
     except Exception as error:
         return one_line(error)
+    if b"__main__" in packed and not has_script():
+        return "it is defined in a notebook or on a command line, which other processes cannot import"
     return None
+
+
+def _unsendable(config: EnvironmentConfig) -> str | None:
+    """Why a configuration is not sent to worker processes, or None."""
+    if not isinstance(config.id, str) and getattr(config.id, "__module__", None) == "__main__":
+        return "it is defined in the main script or notebook"
+    return out_of_reach(config)
 
 
 def _refuse_unsendable(config: EnvironmentConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -201,6 +202,7 @@ class Inline:
         self._actions = ActionAdapter(envs[0].action_space, self.num_envs)
         self._finite = FiniteCheck(spec.name, first)
         self._counter = EpisodeCounter(self.num_envs)
+        self._told = False  # that an environment's state cannot be saved
         self._ended: Sequence[Episode] | None = None  # of the step in flight; None: nothing ended
 
     def use_buffers(self, buffers: Buffers) -> None:
@@ -254,15 +256,29 @@ class Inline:
 
     def state(self) -> dict[str, Any] | None:
         """Everything needed to go on bit for bit, or None where an environment does not allow it."""
-        if not all(can_snapshot(env) for env in self._copies.envs):
+        environments = self._snapshots()
+        if environments is None:
             return None
         mask = self._buffers.action_mask
         return {
-            "environments": {str(index): snapshot(env) for index, env in enumerate(self._copies.envs)},
+            "environments": environments,
             "observation": copy_tree(self._buffers.observation),
             "action_mask": None if mask is None else mask.copy(),
             **self._counter.state(),
         }
+
+    def _snapshots(self) -> dict[str, Any] | None:
+        """Of each environment, or None. One whose own ``save_state`` raises is one that cannot be saved."""
+        if not all(can_snapshot(env) for env in self._copies.envs):
+            return None
+        try:
+            return {str(index): snapshot(env) for index, env in enumerate(self._copies.envs)}
+        except Exception as error:
+            if not self._told:
+                self._told = True
+                text = f"environment {self.spec.name!r} raised in save_state(): {one_line(error)}"
+                warnings.warn(f"{text}; episodes in progress are not saved", RuntimeWarning, stacklevel=2)
+            return None
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to what ``state`` gave; refuses another number of environments."""

@@ -12,7 +12,9 @@ import numpy as np
 
 from redline.inference.batcher import ABSENT, ASKING, RESTING, STEPPING, Batcher, Crowd
 from redline.inference.server import Server
-from redline.inference.worker import CALLS, CUT, FRESH
+from redline.inference.worker import CALLS, CUT, FRESH, LOST
+
+START = 120.0  # seconds more than a step's that environments may take to be made anew
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class InferenceLoop:
         self.discarded = 0  # unrolls that were part done when their worker was lost
         self.free: list[deque[int]] = [deque() for _ in range(workers)]  # slots of each worker
         self._cut: set[int] = set()
-        self._rung = np.zeros(workers)  # when
+        self._since = np.full(workers, np.inf)  # when each was rung, or shall have made its environments anew
         self._look = time.monotonic() + step_timeout / 4
 
     def turn(self) -> None:
@@ -62,8 +64,7 @@ class InferenceLoop:
         heard = self.channel.wait(self.batcher.until(now))
         now = time.monotonic()
         for worker in heard.lost:  # first: its successor's call may have come with the news
-            self.crowd.doing[worker] = ABSENT
-            self.batcher.remove(worker)
+            self._miss(worker, np.inf)
         for call in heard.calls:
             self._hear(call // CALLS, call % CALLS, now)
         for worker, slot in heard.slots:
@@ -86,12 +87,20 @@ class InferenceLoop:
                 self.server.slot[worker] = -1
             self._start(worker, now)
             return
+        if what == LOST:
+            self._miss(worker, now + START)
+            return
         if self.crowd.doing[worker] != STEPPING:
             return  # called with its last breath
         self.server.time[worker] += 1
         if what == CUT:
             self._cut.add(worker)
         self._ask(worker, now)
+
+    def _miss(self, worker: int, since: float) -> None:
+        """A worker is gone until it calls again, which it should by ``since``."""
+        self.crowd.doing[worker], self._since[worker] = ABSENT, since
+        self.batcher.remove(worker)
 
     def _start(self, worker: int, now: float) -> None:
         """The next unroll of a worker that has none, where there is a slot for it."""
@@ -110,7 +119,7 @@ class InferenceLoop:
         rung, ended = self.server.serve(batch, cut)
         now = time.monotonic()
         self.crowd.doing[rung] = STEPPING
-        self._rung[rung] = now
+        self._since[rung] = now
         self.channel.ring(rung)
         for worker in ended:
             slot = int(self.server.slot[worker])
@@ -120,6 +129,6 @@ class InferenceLoop:
 
     def _find_hung(self, now: float) -> None:
         self._look = now + self.step_timeout / 4
-        for worker in np.flatnonzero(self.crowd.doing == STEPPING).tolist():
-            if now - self._rung[worker] > self.step_timeout:
-                self.channel.hung(worker, now - self._rung[worker])
+        at_work = (self.crowd.doing == STEPPING) | (self.crowd.doing == ABSENT)
+        for worker in np.flatnonzero(at_work & (now - self._since > self.step_timeout)).tolist():
+            self.channel.hung(worker, now - self._since[worker])

@@ -72,10 +72,11 @@ class Server:
         self.time = np.zeros(workers, np.int64)  # rows of it that are complete
         self.acting = 0.0  # seconds
         self.served = 0  # agent steps
-        self.batches = 0
         self._columns = [np.arange(*span) for span in self.shape.spans]
         self._single = self.shape.workers == self.shape.columns
         self._views: dict[tuple[int, int, int, int], _InPlace] = {}
+        # Every worker alone and every group whole, at every row. Of neighbours that ask together there is no end.
+        self._most_views = self.shape.slots * (self.shape.length + 1) * (workers + len(self.shape.groups))
 
     def begin(self, worker: int, slot: int) -> None:
         """A worker's next unroll goes into ``slot``; its first row is what the worker sees now."""
@@ -120,7 +121,6 @@ class Server:
                 mine, mine_cut = (each[self.assigned[each] == number] for each in (who, truncated))
                 found = self._serve(self.policies[number], mine, mine_cut)
                 rung, ended = rung + found[0], ended + found[1]
-        self.batches += 1
         self.acting += time.perf_counter() - begin
         return rung, ended
 
@@ -215,6 +215,8 @@ class Server:
         first, last = self.shape.spans[who[0]][0], self.shape.spans[who[-1]][1]
         key = (int(slot[0]), int(when[0]), first, last)
         if key not in self._views:
+            if len(self._views) >= self._most_views:
+                self._views.clear()
             self._views[key] = _InPlace(self.tables, *key)
         return self._views[key]
 

@@ -19,9 +19,8 @@ from redline.inference.tables import SLOT, STEP, TICKET, Tables
 from redline.types import Environment, Step, Tree, tree_map
 
 CALLS = 4
-DONE, CUT, FRESH = range(
-    3
-)  # stepped; stepped and an episode was truncated; (re)started: what it was at is lost
+# Stepped; stepped and an episode was truncated; (re)started: what it was at is lost; crashed, and will be fresh.
+DONE, CUT, FRESH, LOST = range(CALLS)
 GENERATION = 1_000_003  # restarted environments' seeds are this much further on, clear of all others
 MAX_FAILURES = 5  # restarts in a row without one successful step
 
@@ -79,6 +78,7 @@ class Worker:
                     if self._failures >= MAX_FAILURES:
                         message = f"{crash} ({MAX_FAILURES} failures in a row)"
                         raise EnvironmentCrash(message) from None
+                    self._call(CALLS * self.number + LOST)  # now: environments may take long to be made
                     self.close()
         finally:
             self.close()

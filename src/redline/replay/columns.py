@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -19,6 +20,11 @@ import numpy as np
 
 from redline.runs.provenance import CGROUP, memory_limit
 from redline.types import RunError, UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 OTHER_FILES = "the checkpoint's replay is in memory-mapped files: set replay.memory_map to their folder"
 
@@ -193,6 +199,26 @@ def make_column(
     if compression == "lz4" and pictures:
         return Lz4Column(num_envs, slots, shape, dtype)
     return ArrayColumn(num_envs, slots, shape, dtype, path)
+
+
+def take_folder(folder: Path, owner: Any) -> None:
+    """Let no other process map files in a folder while ``owner`` lives. A lock there falls with the process, too."""
+    if fcntl is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:  # told of when the first file is mapped
+        return
+    weakref.finalize(owner, os.close, descriptor)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(
+            f"replay.memory_map: another process keeps its replay in {folder}; choose another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
 
 
 def gib(size: float) -> str:

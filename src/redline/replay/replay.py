@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from redline.replay.buffers import Buffers
+from redline.replay.columns import take_folder
 from redline.replay.config import ReplayConfig
 from redline.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
 from redline.replay.storage import Block, Storage
@@ -33,6 +35,8 @@ class Replay:
     ) -> None:
         """pin_memory: batches in page-locked memory, for asynchronous copies to a CUDA device."""
         self.config, self.num_envs = config, num_envs
+        if config.memory_map is not None:
+            take_folder(Path(config.memory_map), self)
         self.storage = Storage(spec, config, num_envs, gamma)
         self.sampler: Sampler = (
             PrioritizedSampler(config, self.storage.slots * num_envs)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redline.types import BY_ENVIRONMENT, Tree, Unroll, tree_map
+from redline.replay.columns import available_memory, gib
+from redline.types import BY_ENVIRONMENT, RunError, Tree, Unroll, tree_leaves, tree_map
 
 
 class UnrollReplay:
@@ -50,6 +51,7 @@ class UnrollReplay:
         """Keep every unroll of [T, B] in the place of the oldest."""
         columns = fresh.action.shape[1]
         if self.kept is None:
+            self._check_memory(fresh)
             self.kept = _each(fresh, lambda x, axis: x.new_empty(_sized(x, axis, self.capacity)))
         first = max(columns - self.capacity, 0)  # of more than there is room for the last are kept
         places = (self.count + torch.arange(first, columns)) % self.capacity
@@ -61,6 +63,16 @@ class UnrollReplay:
             axis = 0 if name in BY_ENVIRONMENT else 1
             tree_map(partial(keep, axis), getattr(self.kept, name), getattr(fresh, name))
         self.count += columns
+
+    def _check_memory(self, fresh: Unroll) -> None:
+        """Refuse now what would be killed hours later: memory is committed only when first written."""
+        size = sum(leaf.nbytes for tree in vars(fresh).values() for leaf in tree_leaves(tree))
+        each, available = size / fresh.action.shape[1], available_memory()
+        if available is not None and each * self.capacity > available:
+            raise RunError(
+                f"{self.capacity:,} unrolls to learn from again need {gib(each * self.capacity)} of memory, "
+                f"{gib(available)} are left: set algorithm.replay_unrolls to {int(available / each * 0.9):,}"
+            )
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

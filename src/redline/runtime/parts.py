@@ -39,6 +39,7 @@ class Place:
     head_start: int = 0  # agent steps by which its updates from replay begin early: others fill replays too
     whole: Callable[[int], int] | None = None  # its steps in this iteration -> agent steps of the run
     learns_from: Callable[[], int] | None = None  # agent steps of the run before which nothing is learned
+    life: int = 0  # how often this copy was started before; moves seeds along, too
     cores: int = 0  # that its environments may keep busy; 0: every one
 
 

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
+from redline import environments
 from redline.architectures.catalogue import find
 from redline.architectures.compatible import refusal
 from redline.architectures.config import ParallelConfig
 from redline.architectures.model import Architecture, lag_bound
+from redline.inference.worker import GENERATION
 from redline.runs.provenance import usable_cores
 from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
 from redline.types import Spec, UserError
 
 FEW = 3  # actors that share an interpreter without waiting for each other much
 OUTSIDE = ("vector", "envpool", "atari", "cartpole")  # environments that step without the interpreter's lock
+WINDOWS = os.name == "nt"
+POSIX = (
+    "gorila",
+    "gorila_global",
+    "accel_async",
+    "seed",
+)  # their bells and locks Windows hands to no process
 LARGE_NETWORK = (
     200_000  # parameters from which two gradient shards beat one (threads cost about 50 us a hand-over)
 )
 
 
-def first_seed(seed: int) -> int:
-    """Seed of a run's environment 0; environment i gets this plus i, so that runs of nearby seeds share none."""
-    return seed * 1000 % (2**31 - 100_000)
+def first_seed(seed: int, life: int = 0) -> int:
+    """Seed of a run's environment 0; environment i gets this plus i, so that runs of nearby seeds share none.
+
+    life: how often who asks was started before; a successor shall not see and do its predecessor's all over again.
+    """
+    return (seed * 1000 + GENERATION * life) % (2**31 - 100_000)
 
 
 def architecture_of(experiment: Experiment) -> Architecture:
@@ -117,9 +131,7 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
     copies = min(copies, experiment.sampler.num_envs)
     # Threads that act ask for the interpreter at every operation: many of them queue for it.
     few = copies <= FEW or serves or not isinstance(experiment.environment.id, str)
-    runtime = parallel.runtime
-    if runtime == "auto":
-        runtime = "threads" if outside and few else "processes"
+    runtime = _runtime(experiment, beside=outside and few)
     if architecture.shares_gradients:
         parallel = _sharing(experiment, parallel)
     if parallel.copies > experiment.sampler.num_envs:
@@ -142,6 +154,28 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
             "parallel.queue=1"
         )
     return replace(parallel, slot=_slot(experiment, parallel))
+
+
+def _runtime(experiment: Experiment, *, beside: bool) -> Literal["in_process", "threads", "processes"]:
+    """Threads or processes: as asked, or threads where roles go well ``beside`` each other or can be nothing else."""
+    asked, reason = experiment.parallel.runtime, _no_processes(experiment)
+    if asked == "processes" and reason is not None:
+        raise UserError(f"parallel.runtime=processes: {reason}; use threads")
+    if asked == "auto":
+        return "threads" if beside or reason is not None else "processes"
+    return asked
+
+
+def _no_processes(experiment: Experiment) -> str | None:
+    """Why roles cannot be processes, or None."""
+    architecture = experiment.parallel.architecture
+    if WINDOWS and architecture in POSIX:
+        return f"architecture {architecture} needs Linux or macOS"
+    reason = environments.out_of_reach(experiment.environment)
+    if reason is not None:
+        name = environments.name_of(experiment.environment)
+        return f"environment {name!r} cannot be sent to another process: {reason}"
+    return None
 
 
 def _served_groups(groups: int, workers: int) -> int:

@@ -119,9 +119,8 @@ class Training:
                     break
             if counters.steps < self.config.steps and self.interrupt.at is None:
                 self._log()
-            if self.interrupt.at is None:
-                self._hear_evaluator(LAST_EVALUATION)
             self._save()
+            self._hear_evaluator(LAST_EVALUATION)  # only now: what was learned is safe, however long it takes
             self._show(force=True)
         return "interrupted" if self.interrupt.at is not None else "done"
 
@@ -228,7 +227,10 @@ class Training:
             raise Interruption
 
     def _hear_evaluator(self, patience: float = 0.0) -> None:
-        if self.evaluator is not None and (answer := self.evaluator.answer(patience)) is not None:
+        if self.evaluator is None:
+            return
+        answer = self.evaluator.answer(patience, lambda: self.interrupt.at is not None)
+        if answer is not None:
             self._write_evaluation(*answer)
 
     def _write_evaluation(self, steps: int, returns: list[float]) -> None:

@@ -125,6 +125,66 @@ def test_a_role_that_keeps_dying_ends_the_run_with_one_line(monkeypatch: pytest.
         crew.close()
 
 
+class Survived:
+    """At 1 forks a process that sleeps, says which, and is killed; else sends back the number."""
+
+    name = "survived"
+
+    def run(self, port: Port) -> None:
+        while True:
+            number = port.get()
+            if number == 1:
+                fork = os.fork()
+                if fork == 0:
+                    time.sleep(60)
+                    os._exit(0)
+                port.put(fork)
+                os.kill(os.getpid(), signal.SIGKILL)
+            port.put(number)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_role_whose_death_is_hidden_by_a_process_that_it_forked_is_replaced() -> None:
+    crew = ProcessCrew([Survived()], torch=False)
+    forks: list[tuple[int, int]] = []
+    revived: list[int] = []
+    try:
+        crew.tell(0, 1)
+        forks += collect(crew, 1)
+
+        def replaced() -> bool:
+            assert crew.wait(0.1) == []
+            revived.extend(crew.revived())
+            return bool(revived)
+
+        assert eventually(replaced, 8)
+        crew.tell(0, 2)
+        assert collect(crew, 1) == [(0, 2)]
+        begin = time.monotonic()
+        crew.tell(0, 1)
+        assert crew.ask(0, "anything", timeout=30) is None
+        assert time.monotonic() - begin < 8
+    finally:
+        forks += crew.wait(0.1)
+        for _, fork in forks:
+            os.kill(fork, signal.SIGKILL)
+        crew.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="real-time signals")
+def test_a_role_killed_by_a_signal_without_a_name_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LIMIT", 0)
+    crew = ProcessCrew([Echo()], torch=False)
+    try:
+        crew.tell(0, 1)
+        collect(crew, 1)
+        os.kill(crew.pids()[0] or 0, signal.SIGRTMIN + 3)
+        with pytest.raises(RunError, match=rf"killed by signal {signal.SIGRTMIN + 3}$"):
+            collect(crew, 1)
+    finally:
+        crew.close()
+
+
 class SocketsOnly(selectors.SelectSelector):
     """What Windows can wait for."""
 

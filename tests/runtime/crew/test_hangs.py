@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -10,12 +11,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 
 import redline
 from redline import api
+from redline.environments import EnvironmentConfig
+from redline.environments import make as make_environment
+from redline.runtime.crew import board as boards
 from redline.runtime.crew.board import Board, Patience, Watched
+from redline.runtime.crew.evaluating import Evaluator
+from redline.runtime.crew.ports import Port
+from redline.runtime.crew.processes import ProcessCrew
+from redline.runtime.crew.threads import ThreadCrew
+from redline.runtime.parts import assemble
 from redline.types import Progress, RunError
+from tests.leaks import eventually
 from tests.runtime.replicas.paced import Paced
 
 FOLDER = "REDLINE_TEST_HANG"  # where those who hang leave a note, so that only the first of them does
@@ -101,15 +112,96 @@ def test_a_thread_that_hangs_in_a_step_ends_the_run_with_one_line(folder: Path) 
         train(folder, "impala", "threads")
 
 
+def make_judged() -> gymnasium.Env[Any, Any]:
+    """One for an evaluator, which gives environments less time here than is usual."""
+    if multiprocessing.parent_process() is not None:
+        boards.START = 1.0
+    return Hanging()
+
+
+@pytest.mark.slow
+def test_an_evaluator_process_that_hangs_is_replaced(folder: Path) -> None:
+    options = ["parallel.architecture=impala", "parallel.runtime=processes", "environment.backend=inline"]
+    options += ["environment.step_timeout=0.5", "run.evaluate_episodes=2", "learner.precision=fp32"]
+    parts = assemble(
+        api.make_experiment("tests.runtime.crew.test_hangs:make_judged", "a2c", overrides=options)
+    )
+    evaluator = Evaluator(parts, 1)
+    try:
+        assert evaluator.ask(7)
+        found: list[Any] = []
+
+        def answered() -> bool:
+            found.append(evaluator.answer(0.1))
+            return found[-1] is not None
+
+        assert eventually(answered, 60)
+        assert (folder / "hung").exists()
+        assert found[-1] == (7, [20.0, 20.0])
+    finally:
+        evaluator.close()
+        parts.close()
+
+
+class Silent:
+    """Says nothing until the run ends."""
+
+    name = "silent"
+
+    def run(self, port: Port) -> None:
+        port.get()
+
+
+def listen(crew: ThreadCrew, seconds: float, *, chatter: bool = False) -> None:
+    """Hear a crew out; chatter: it has something to say at every moment."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if chatter:
+            crew.post(1)
+        assert bool(crew.wait(0.05)) == chatter
+
+
+@pytest.mark.parametrize("kind", [ThreadCrew, ProcessCrew])
+def test_a_role_whose_environments_are_never_made_is_found(
+    monkeypatch: pytest.MonkeyPatch, kind: type[ThreadCrew] | type[ProcessCrew]
+) -> None:
+    monkeypatch.setattr("redline.runtime.crew.board.START", 1.0)
+    crew = kind([Silent()], patience=Patience(Board(1, shared=False), 0.2))
+    try:
+        if isinstance(crew, ThreadCrew):
+            with pytest.raises(RunError, match="silent hangs"):
+                listen(crew, 5.0)
+        else:
+            assert eventually(lambda: crew.wait(0.1) == [] and bool(crew.hangs), 10)
+    finally:
+        crew.close()
+
+
+def test_a_thread_that_hangs_is_found_however_much_the_others_say() -> None:
+    board = Board(1, shared=False)
+    crew = ThreadCrew([Silent()], patience=Patience(board, 1.2))
+    board.region.arrays["since"][0, 0] = time.monotonic() - 1.0
+    try:
+        with pytest.raises(RunError, match="silent hangs"):
+            listen(crew, 5.0, chatter=True)
+    finally:
+        crew.close()
+
+
 def test_a_role_without_environments_may_start_anew() -> None:
     """A replay in a process of its own comes after the actors, and has no row among theirs."""
     board = Board(2, shared=False)
-    board.region.arrays["since"][:] = 1.0
+    since = board.region.arrays["since"]
+    since[:] = 1.0
     wait = Patience(board, 5.0)
-    wait.forget(2)
-    assert board.region.arrays["since"].all()
-    wait.forget(1)
-    assert board.region.arrays["since"].any(1).tolist() == [True, False]
+    wait.begin(2)
+    assert (since == 1.0).all()
+    Patience(board, 5.0, roles=1).begin(1)  # a server has a row, and no environments
+    assert (since == 1.0).all()
+    wait.begin(1)
+    assert (since[0] == 1.0).all()
+    assert since[1, 0] > time.monotonic()  # what it has time for
+    assert not since[1, 1:].any()
 
 
 def test_a_simulator_may_take_longer_to_start_than_to_step() -> None:
@@ -130,6 +222,27 @@ def test_a_simulator_may_take_longer_to_start_than_to_step() -> None:
     environment.reset(1)
     assert late == [[], [0], [0]]
     assert board.overdue(0.0) == []
+
+
+def test_workers_may_take_as_long_to_be_replaced_as_to_start() -> None:
+    config = EnvironmentConfig("redline/Catch-v0", backend="workers", workers=1)
+    board, environment, late = Board(1, shared=False), make_environment(config, 1), []
+    recv, times = environment.recv, iter((200.0, 220.0))  # seconds ago that it began
+
+    def slow() -> Any:
+        late.append(_late(board, next(times)))
+        return recv()
+
+    environment.recv = slow  # type: ignore[method-assign]
+    watched: Any = Watched(board, 0, 0, environment)
+    try:
+        watched.reset(0)
+        for _ in range(2):
+            watched.send(np.zeros(1, np.int64))
+            watched.recv()
+    finally:
+        environment.close()
+    assert late == [[], [0]]
 
 
 def _late(board: Board, ago: float) -> list[int]:

@@ -28,6 +28,7 @@ from redline.runtime.replicas.lockstep import SynchronousLoop
 from redline.runtime.replicas.loop import ReplicaLoop
 from redline.runtime.replicas.memory import Memory
 from redline.runtime.replicas.reducers import TorchReducer
+from redline.runtime.replicas.share import share_of
 from redline.types import Interruption, Progress, RunError, UserError
 from tests.leaks import eventually
 
@@ -109,6 +110,15 @@ def test_replicas_in_lockstep_stay_bit_identical(collective: str) -> None:
         finally:
             loop.close()
             parts.close()
+
+
+def test_copies_map_files_of_their_own(tmp_path: Path) -> None:
+    overrides = [*on("gorila", 3), "sampler.shards=1", "sampler.groups=1", f"replay.memory_map={tmp_path}"]
+    experiment = api.make_experiment("CartPole-v1", "dqn", overrides=overrides)
+    folders = [share_of(experiment, role).replay.memory_map for role in range(3)]  # type: ignore[union-attr]
+    assert folders == [str(tmp_path / f"copy-{role}") for role in range(3)]
+    alone = replace(experiment, parallel=replace(experiment.parallel, copies=1))
+    assert share_of(alone, 0).replay.memory_map == str(tmp_path)  # type: ignore[union-attr]
 
 
 @pytest.mark.slow

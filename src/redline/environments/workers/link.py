@@ -117,8 +117,8 @@ class Link:
         assert self._doorbell is not None
         assert self._connection is not None
         with contextlib.suppress(OSError):
+            self._doorbell.send(CONTROL)  # first: a large argument is read while it is being sent
             self._connection.send((method, slot, argument))
-            self._doorbell.send(CONTROL)
 
     def answer(self) -> Any:
         """The result of the request; raises Lost, or what the worker refused with."""
@@ -160,7 +160,7 @@ class Link:
         if code == IMPORTED:
             raise Unguarded from None
         if code is not None and code < 0:
-            return f"{where}: the worker was killed by {_signal_name(-code)}"
+            return f"{where}: the worker was killed by {signal_name(-code)}"
         return f"{where}: the worker exited with code {code}"
 
 
@@ -201,7 +201,8 @@ def child_settings() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; real-time signals have none but their number."""
     try:
         return signal.Signals(number).name
     except ValueError:

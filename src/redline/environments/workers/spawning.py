@@ -40,6 +40,12 @@ class Unguarded(CannotSpawn):
         super().__init__(ADVICE)
 
 
+def has_script() -> bool:
+    """Whether processes that are spawned import what this one's main module defines."""
+    script = sys.modules.get("__main__")
+    return getattr(script, "__spec__", None) is not None or getattr(script, "__file__", None) is not None
+
+
 def check_script() -> None:
     """Refuse to start a process that could not import this process's script, and would die of that without a word.
 

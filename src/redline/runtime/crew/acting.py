@@ -123,7 +123,7 @@ class ActorJob:
             [Watched(self.board, self.role, side, each) for side, each in enumerate(made)],
             self._algorithm(),
             network.module,
-            seed=first_seed(self.experiment.run.seed),
+            seed=first_seed(self.experiment.run.seed, self.board.live(self.role)),
             first_column=self.first_column,
             num_envs=self.experiment.sampler.num_envs,
             own_columns=True,

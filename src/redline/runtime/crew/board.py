@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from redline.environments.workers import Workers
 from redline.runtime.crew.region import Region
 from redline.types import Environment, Step
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 CLOCK = ("stepping", "acting", "learning", "waiting")  # seconds
 START = 120.0  # seconds more than a step's that environments may take to start, as simulators do
 SIDES = 8  # environments of a role that may step at the same time; of more, some share a note
-EVENTS = ("crashes", "hangs", "rejected", "stale", "outliers", "nonfinite", "discarded", "spare_b")  # counts
+EVENTS = ("crashes", "hangs", "stale", "outliers", "discarded")  # counts
 
 
 def working(clock: dict[str, float]) -> float:
@@ -36,6 +37,7 @@ class Board:
             "clock": ((roles, len(CLOCK)), "float64"),
             "events": ((roles, len(EVENTS)), "int64"),
             "since": ((roles, SIDES), "float64"),
+            "lives": ((roles,), "int64"),
         }
         self.region = Region(forms, shared=shared)
 
@@ -84,16 +86,28 @@ class Board:
         totals = dict(zip(EVENTS, self.region.arrays["events"].sum(0).tolist(), strict=True))
         return {name: count for name, count in totals.items() if count or name in ("crashes", "hangs")}
 
+    def live(self, role: int) -> int:
+        """Called by a role as it begins: how many had it before."""
+        lives = self.region.arrays["lives"]
+        lives[role] += 1
+        return int(lives[role]) - 1
+
     def overdue(self, seconds: float) -> list[int]:
         """Roles in whose environments one step has taken longer than that."""
         since = self.region.arrays["since"].copy()  # read once: others write meanwhile
         late = ((since > 0) & (since < time.monotonic() - seconds)).any(1)
         return np.flatnonzero(late).tolist()
 
-    def forget(self, role: int) -> None:
-        """A role ended, whatever its environments did. One that has none, as a replay apart, has no row here."""
-        if role < len(self.region.arrays["since"]):
-            self.region.arrays["since"][role] = 0
+    def begin(self, role: int) -> None:
+        """A role starts, whatever its predecessor's environments did: its own may take ``START`` seconds to be made.
+        The first of them that is reset clears the note (see ``Watched``), or ``rest``."""
+        since = self.region.arrays["since"][role]
+        since[:] = 0
+        since[0] = time.monotonic() + START
+
+    def rest(self, role: int) -> None:
+        """A role waits, and its environments have as long as they like."""
+        self.region.arrays["since"][role] = 0
 
     def close(self) -> None:
         """Give up this process's hold."""
@@ -113,19 +127,24 @@ class Patience:
     board: Board
     seconds: float
     first: int = 0  # the board's row of the crew's first role
+    roles: int | None = (
+        None  # of the crew, that have environments: the first so many; None: all that have a row
+    )
 
     def exhausted(self) -> list[int]:
         """Roles of the crew that hang."""
         return [role - self.first for role in self.board.overdue(self.seconds)]
 
-    def forget(self, role: int) -> None:
-        """A role of the crew starts anew."""
-        self.board.forget(self.first + role)
+    def begin(self, role: int) -> None:
+        """A role of the crew starts."""
+        rows = len(self.board.region.arrays["since"]) - self.first
+        if role < (rows if self.roles is None else self.roles):
+            self.board.begin(self.first + role)
 
 
-def patience(board: Board, step_timeout: float, first: int = 0) -> Patience:
-    """Half as long again as an environment may step, for worker processes of its own are ended after that time."""
-    return Patience(board, 1.5 * step_timeout, first)
+def patience(board: Board, step_timeout: float, first: int = 0, roles: int | None = None) -> Patience:
+    """Half as long again as an environment may step."""
+    return Patience(board, 1.5 * step_timeout, first, roles)
 
 
 class Watched:
@@ -137,12 +156,14 @@ class Watched:
     def __init__(self, board: Board, role: int, side: int, environment: Environment) -> None:
         """side: which of the role's environments this is."""
         self._environment = environment
+        # Workers end those of them that hang by themselves, and wait for successors as long as those take to start.
+        self._grace = START if isinstance(environment, Workers) else 0.0
         self._since = board.region.arrays["since"][role, side % SIDES :][:1]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._environment, name)
 
-    def _timed(self, what: Callable[[], T], grace: float = 0.0) -> T:
+    def _timed(self, what: Callable[[], T], grace: float) -> T:
         self._since[0] = time.monotonic() + grace
         try:
             return what()
@@ -151,12 +172,12 @@ class Watched:
 
     def reset(self, seed: int) -> Step:
         """See ``Environment``."""
-        return self._timed(lambda: self._environment.reset(seed), grace=START)
+        return self._timed(lambda: self._environment.reset(seed), START)
 
     def send(self, action: np.ndarray) -> None:
         """See ``Environment``; some step in here."""
-        self._timed(lambda: self._environment.send(action))
+        self._timed(lambda: self._environment.send(action), self._grace)
 
     def recv(self) -> Step:
         """See ``Environment``."""
-        return self._timed(self._environment.recv)
+        return self._timed(self._environment.recv, self._grace)

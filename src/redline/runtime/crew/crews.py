@@ -11,7 +11,7 @@ from typing import Any
 from redline.actors.unroll import unroll_forms
 from redline.runs.provenance import usable_cores
 from redline.runtime.crew.acting import ActorJob
-from redline.runtime.crew.board import CLOCK, Board, patience
+from redline.runtime.crew.board import Board, patience
 from redline.runtime.crew.processes import ProcessCrew
 from redline.runtime.crew.slots import Slots
 from redline.runtime.crew.threads import Crew, Job, ThreadCrew
@@ -50,11 +50,6 @@ class Muster:
         """Seconds that a role has spent at work so far: an actor stepping and acting, in the mean."""
         clocks = [self.board.clock(role) for role in range(len(self.slots))]
         return {"actor": sum(clock["stepping"] + clock["acting"] for clock in clocks) / len(clocks)}
-
-    def clock(self) -> dict[str, float]:
-        """Seconds of all actors together, by ``board.CLOCK``'s names."""
-        clocks = [self.board.clock(role) for role in range(len(self.slots))]
-        return {name: sum(clock[name] for clock in clocks) for name in CLOCK}
 
     def ask_all(self, what: str) -> list[Any]:
         """Every actor's answer, or None where it did not come within ``ANSWER`` seconds for all of them."""

@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import selectors
-import signal
 import socket
 import sys
 import threading
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from redline.environments.workers.kept import kept_or
-from redline.environments.workers.link import child_settings
+from redline.environments.workers.link import child_settings, signal_name
 from redline.environments.workers.process import die_with_parent
 from redline.environments.workers.spawning import (
     IMPORTED,
@@ -36,12 +35,11 @@ from redline.environments.workers.spawning import (
 )
 from redline.runtime.crew.board import Patience
 from redline.runtime.crew.ports import FAILED, NUMBER, REQUEST, ProcessPort, receive, send
-from redline.runtime.crew.threads import Job, work
+from redline.runtime.crew.threads import LOOK, Job, work
 from redline.types import RunError
 
 CLOSE_TIMEOUT = 3.0  # seconds for roles to leave by themselves
 PAUSE = 0.25  # seconds before a role is started again; doubles with each failure in a row
-LOOK = 0.25  # seconds between looks for roles that hang
 LIMIT = 5  # failures in a row after which the run ends
 
 
@@ -93,6 +91,9 @@ class _Link:
         self.partial = data[whole:]
         return [number for (number,) in NUMBER.iter_unpack(data[:whole])]
 
+    def ended(self) -> bool:
+        return self.process is not None and self.process.exitcode is not None
+
     def hang_up(self) -> None:
         for channel in (self.bell, self.pipe):
             if channel is not None:
@@ -111,7 +112,7 @@ class _Link:
         self.process = None
         if code is None:
             return "it closed its channel"
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it exited with code {code}"
+        return f"killed by {signal_name(-code)}" if code < 0 else f"it exited with code {code}"
 
 
 class ProcessCrew:
@@ -146,7 +147,7 @@ class ProcessCrew:
 
     def _start(self, role: int) -> None:
         if self._patience is not None:
-            self._patience.forget(role)
+            self._patience.begin(role)
         self._links[role].start()
         self._selector.register(self._links[role].bell, selectors.EVENT_READ, role)
 
@@ -170,20 +171,26 @@ class ProcessCrew:
         deadline = time.monotonic() + timeout
         while True:
             self._restart_due()
-            self._end_hung()
+            self._look_after()
             left = max(deadline - time.monotonic(), 0.0)
-            self._pump(0.0 if self._arrived or self._revived else min(left, self._until_due()))
+            self._pump(0.0 if self._arrived or self._revived else min(left, self._until_due(), LOOK))
             if self._arrived or self._revived or time.monotonic() >= deadline:
                 # One by one: other threads post meanwhile.
                 return [self._arrived.popleft() for _ in range(len(self._arrived))]
 
-    def _end_hung(self) -> None:
-        """Now and then: roles that have been in one step of their environments for too long."""
+    def _look_after(self) -> None:
+        """Now and then: roles that died unheard, their bell held by a process that they forked, and those that hang."""
         now = time.monotonic()
-        if self._patience is None or now < self._look:
+        if now < self._look:
             return
         self._look = now + LOOK
-        for role in self._patience.exhausted():
+        dead = [role for role, link in enumerate(self._links) if link.ended()]
+        if dead:
+            self._pump(0.0)  # what they had said, and whose bells have closed
+        for role in dead:
+            if self._links[role].process is not None:
+                self._bury(role)
+        for role in self._patience.exhausted() if self._patience is not None else ():
             process = self._links[role].process
             if process is not None and process.is_alive():
                 self.hangs += 1
@@ -248,7 +255,8 @@ class ProcessCrew:
             send(link.pipe, (what, argument))
         deadline, buried = time.monotonic() + timeout, self.restarts
         while role not in self._answers and time.monotonic() < deadline and self.restarts == buried:
-            self._pump(max(deadline - time.monotonic(), 0.0))
+            self._look_after()
+            self._pump(min(max(deadline - time.monotonic(), 0.0), LOOK))
         return self._answers.pop(role, None)
 
     def revived(self) -> list[int]:

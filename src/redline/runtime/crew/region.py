@@ -32,13 +32,6 @@ class Region:
         layout = Layout(self._memory)
         return tree_map(lambda form: layout.array(form[0], np.dtype(form[1])), self.forms)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        measure = _Measure()
-        tree_map(measure.array, self.forms)
-        return measure.size
-
     def close(self) -> None:
         """Give up this process's hold; arrays stay valid while they are referenced. Safe to call twice."""
         if self._memory is not None:

@@ -15,6 +15,7 @@ from redline.runtime.crew.ports import FAILED, REQUEST, Port, ThreadPort
 from redline.types import Interruption, RunError
 
 CLOSE_TIMEOUT = 5.0  # seconds for threads to reach the end of a step
+LOOK = 0.25  # seconds between looks for roles that hang, or died unheard
 
 
 class Job(Protocol):
@@ -59,7 +60,7 @@ class ThreadCrew:
 
     def __init__(self, jobs: Sequence[Job], *, patience: Patience | None = None) -> None:
         """patience: see ``ProcessCrew``."""
-        self._patience = patience
+        self._patience, self._look = patience, 0.0
         self._outbox: queue.SimpleQueue[tuple[int, int, Any]] = queue.SimpleQueue()
         self._ports = [ThreadPort(role, self._outbox) for role in range(len(jobs))]
         self._arrived: deque[tuple[int, int]] = deque()
@@ -68,7 +69,9 @@ class ThreadCrew:
             threading.Thread(target=_work, args=(job, port), name=f"redline-{job.name}", daemon=True)
             for job, port in zip(jobs, self._ports, strict=True)
         ]
-        for thread in self._threads:
+        for role, thread in enumerate(self._threads):
+            if patience is not None:
+                patience.begin(role)
             thread.start()
 
     def tell(self, role: int, number: int) -> None:
@@ -84,14 +87,21 @@ class ThreadCrew:
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         if not self._arrived:
             self._receive(timeout)
-        if not self._arrived and self._patience is not None:
-            for role in self._patience.exhausted():
-                self.kill(role)
+        self._look_after()
         while self._receive(0.0):
             pass
         arrived = list(self._arrived)
         self._arrived.clear()
         return arrived
+
+    def _look_after(self) -> None:
+        """Now and then, whatever the others have to say: roles that hang."""
+        now = time.monotonic()
+        if self._patience is None or now < self._look:
+            return
+        self._look = now + LOOK
+        for role in self._patience.exhausted():
+            self.kill(role)
 
     def _receive(self, timeout: float) -> bool:
         try:

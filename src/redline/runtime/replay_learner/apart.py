@@ -41,7 +41,7 @@ class Distant:
         self.lags = Lags()
         self._config, self._slots, self._shelves, self._numbers = config, slots, shelves, numbers
         self._crew, self._role = crew, len(slots)
-        self._waiting: deque[tuple[int, int]] = deque()  # slots to tell of
+        self._waiting: deque[tuple[int, int | None]] = deque()  # slots to tell of; None: an actor began anew
         self._told: set[tuple[int, int]] = set()
         self._freed: list[tuple[int, int]] = []
         self._empty = list(range(SHELVES))
@@ -62,12 +62,15 @@ class Distant:
     def add(self, actor: int, slot: int) -> int:
         """Have a full slot copied; returns its agent steps. ``freed`` tells when it is free."""
         self._waiting.append((actor, slot))
-        self._tell_slots()
+        self._tell()
         return self._slots[actor].unrolls[slot].reward.numel()
 
-    def _tell_slots(self) -> None:
+    def _tell(self) -> None:
         while self._waiting and len(self._told) < UNDER_WAY:
             actor, slot = self._waiting.popleft()
+            if slot is None:
+                self._crew.tell(self._role, self._numbers.anew(actor))
+                continue
             self._told.add((actor, slot))
             self._crew.tell(self._role, actor * self._numbers.slots + slot)
 
@@ -79,7 +82,7 @@ class Distant:
         key = divmod(number, self._numbers.slots)
         self._told.discard(key)
         self._freed.append(key)
-        self._tell_slots()
+        self._tell()
 
     def freed(self) -> list[tuple[int, int]]:
         """(actor, slot) of those copied since the last call."""
@@ -110,12 +113,14 @@ class Distant:
         self._taken = None
 
     def break_episodes(self, actor: int) -> None:
-        """An actor's environments were started afresh."""
-        self._crew.tell(self._role, self._numbers.anew(actor))
+        """An actor's environments were started afresh, after all that it has handed in."""
+        self._waiting.append((actor, None))
+        self._tell()
 
     def revived(self) -> None:
         """The replay was started anew: what it held, and what it was told, is lost."""
-        self._freed += [*self._told, *self._waiting]
+        self._freed += self._told
+        self._freed += [(actor, slot) for actor, slot in self._waiting if slot is not None]
         self._told.clear()
         self._waiting.clear()
         self._full.clear()

@@ -77,7 +77,8 @@ class ReplayLearnerLoop:
     def iterate(self, steps: int, fraction: float, stop: Stop) -> tuple[int, Metrics]:
         """Collect and learn for about ``CHUNK`` agent steps or ``SLICE`` seconds."""
         self.parts.learner.set_progress(fraction, steps)
-        self.intake.total = max(self.intake.total, steps + self._uncounted)
+        with self.intake.lock:  # the intake counts on meanwhile
+            self.intake.total = max(self.intake.total, steps + self._uncounted)
         self._uncounted = 0
         self._counted = (self._take_turns if self.lock_step else self._run_freely)(steps, fraction, stop)
         return self._counted - steps, {name: float(value) for name, value in self.last.items()}

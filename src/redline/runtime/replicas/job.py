@@ -80,6 +80,7 @@ class ReplicaJob:
             role,
             whole=lambda taken: memory.whole + taken,
             learns_from=lambda: memory.learns_from,
+            life=board.live(role),
         )
         parts.watched = partial(Watched, board, role)
         device = parts.learner.device

@@ -76,7 +76,7 @@ class ReplicaLoop:
             ]
         if self.desk is not None:
             jobs.append(GlobalReplayJob("replay", len(jobs), experiment, parts.spec, self.memory, self.desk))
-        wait = patience(self.memory.board, experiment.environment.step_timeout)
+        wait = patience(self.memory.board, experiment.environment.step_timeout, roles=self.copies)
         self.crew: Crew = ProcessCrew(jobs, patience=wait) if shared else ThreadCrew(jobs, patience=wait)
         self._turns = [0] * len(jobs)  # at hand of each role
         self._names = (architecture.acting.name, "server", "replay")

@@ -94,7 +94,7 @@ class Memory:
     """Everything shared. Pickles while a process is being spawned, where it is ``shared``."""
 
     def __init__(self, copies: int, servers: int, *, shared: bool) -> None:
-        self.copies, self.servers, self.shared = copies, servers, shared
+        self.shared = shared
         self.board = Board(copies + servers, shared=shared)
         self.reports = Reports(copies, shared=shared)
         self.signs = Region(dict.fromkeys(("pause", "abandon", "learn"), ((1,), "int64")), shared=shared)

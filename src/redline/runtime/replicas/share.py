@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from redline.architectures.config import ParallelConfig
+from redline.inference.worker import GENERATION
 from redline.learners.learner import Learner, serial
 from redline.learners.rewards import RewardTransform
 from redline.runs.provenance import usable_cores
@@ -43,7 +45,10 @@ def share_of(experiment: Experiment, role: int) -> Experiment:
     algorithm: Any = experiment.algorithm
     if uses_replay(experiment):
         assert replay is not None
-        replay = replace(replay, capacity=max(replay.capacity // copies, 1))
+        folder = replay.memory_map
+        if folder is not None and copies > 1:  # files of its own
+            folder = str(Path(folder) / f"copy-{role}")
+        replay = replace(replay, capacity=max(replay.capacity // copies, 1), memory_map=folder)
         if lockstep(experiment):
             if algorithm.batch < copies:
                 raise UserError(
@@ -98,16 +103,18 @@ def share_parts(
     whole: Callable[[int], int] | None = None,
     learns_from: Callable[[], int] | None = None,
     learner: Learner | None = None,
+    life: int = 0,
 ) -> Parts:
     """The parts of copy ``role``, its weights drawn as all others' are.
 
+    life: how often it was started before.
     learner: the run's own, for the copy that lives in the main role; None makes one.
     """
     share = share_of(experiment, role)
     if share.learner.device == "cuda" and torch.cuda.device_count() > 1 and learner is None:
         device = f"cuda:{role % torch.cuda.device_count()}"
         share = replace(share, learner=replace(share.learner, device=device))
-    place = place_of(experiment, role, whole, learns_from)
+    place = replace(place_of(experiment, role, whole, learns_from), life=life)
     algorithm = make_algorithm(share, spec)
     config = share.learner
     pool = Pool(max(config.threads, share.sampler.shards))
@@ -115,7 +122,7 @@ def share_parts(
         learner = Learner(
             build_network(share, spec, algorithm.network_kind),
             config,
-            seed=share.run.seed + place.first_column,
+            seed=share.run.seed + place.first_column + GENERATION * life,
             num_envs=share.sampler.num_envs,
             gamma=share.algorithm.gamma,
             parallel=pool if config.threads > 1 else serial,
