@@ -116,7 +116,7 @@ class ReplayLearnerLoop:
         intake, algorithm = self.intake, self.parts.algorithm
         end, seen = time.perf_counter() + SLICE, steps
         intake.go()
-        while not stop() and seen - steps < CHUNK and time.perf_counter() < end:
+        while not stop():
             with intake.came:
                 intake.check()
                 ready = self.pace.may_update() and self.feeder.ready(fraction)
@@ -130,6 +130,8 @@ class ReplayLearnerLoop:
             if ready:
                 self._update(fraction)
                 self._publish(self._publish_every)
+            if seen - steps >= CHUNK or time.perf_counter() >= end:
+                break
         return seen
 
     def _update(self, fraction: float) -> None:
