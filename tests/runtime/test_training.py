@@ -209,6 +209,15 @@ def test_a_diverging_loss_ends_the_run_in_one_line(tmp_path: Path) -> None:
         train(tmp_path, "learner.learning_rate=1e30", "learner.max_grad_norm=null", "run.log_every=256")
 
 
+def test_diverged_weights_drive_no_good_checkpoint_out(tmp_path: Path) -> None:
+    """Metrics are looked at seldom; checkpoints between two looks were written all the same."""
+    settings = ["learner.learning_rate=1e30", "learner.max_grad_norm=null", "run.log_every=2048"]
+    with pytest.raises(RunError, match="not finite after"):
+        train(tmp_path, *settings, "run.checkpoint_every=256", name="diverged")
+    for path in (tmp_path / "diverged" / "checkpoints").glob("[0-9]*"):
+        assert torch.isfinite(load_checkpoint(path)["learner"]["weights"]).all(), path.name
+
+
 def test_an_observer_that_fails_leaves_no_lock_and_no_thread(tmp_path: Path) -> None:
     class Failing(api.Quiet):
         def update(self, progress: Progress) -> None:

@@ -11,8 +11,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from redline.learners.fitting import CHANGED, check_learner
+from redline.learners.learner import Learner
 from redline.runs.checkpoint import Loaded, save_checkpoint
 from redline.runs.counters import RECENT, Counters
 from redline.runs.folder import RunFolder
@@ -165,15 +167,9 @@ class Training:
             "learning_rate": self.parts.learner.learning_rate,
         }
         values |= counters.metrics()
-        losses = {f"loss/{name}": float(value) for name, value in self.metrics.items()}
         values |= {f"events/{name}": float(count) for name, count in self.loop.events().items()}
         values |= self.loop.gauges().metrics()
-        broken = [name for name, value in losses.items() if not np.isfinite(value)]
-        if broken:
-            raise RunError(
-                f"{broken[0]} is not finite after {counters.steps} agent steps: lower learner.learning_rate "
-                f"(now {self.parts.learner.learning_rate:g}) or set learner.max_grad_norm; the last checkpoint is whole"
-            )
+        losses = _finite(self.metrics, self.parts.learner, counters.steps)
         self.writer.write(counters.steps, values | losses | self._timing())
 
     def _timing(self) -> dict[str, float]:
@@ -245,6 +241,8 @@ class Training:
         if best:  # judged now: the weights of a higher mean that passed since the last checkpoint are gone
             self.counters.best = float(np.mean(self.counters.returns))
         state = self.state()
+        # Before anything is written: each checkpoint of weights that have diverged would drive a good one out.
+        _finite(self.metrics, self.parts.learner, self.counters.steps)
         self.writer.sync()
         keep = self.config.keep
         save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=keep, best=best)
@@ -307,6 +305,20 @@ def _check_loop(saved: dict[str, Any], needs: tuple[str, ...], experiment: Exper
             f"the checkpoint has no {', '.join(missing)}, which architecture {experiment.parallel.architecture} of its "
             f"config.yaml goes on from: {CHANGED}"
         )
+
+
+def _finite(metrics: Metrics, learner: Learner, steps: int) -> dict[str, float]:
+    """The metrics as they are written. Raises: RunError where one of them, or a weight, is not finite."""
+    losses = {f"loss/{name}": float(value) for name, value in metrics.items()}
+    broken = [name for name, value in losses.items() if not np.isfinite(value)]
+    if not broken and not torch.isfinite(learner.flat).all():
+        broken = ["a weight"]
+    if broken:
+        raise RunError(
+            f"{broken[0]} is not finite after {steps} agent steps: lower learner.learning_rate "
+            f"(now {learner.learning_rate:g}) or set learner.max_grad_norm; the last checkpoint is whole"
+        )
+    return losses
 
 
 def _writer(folder: RunFolder, experiment: Experiment) -> MetricsWriter:
