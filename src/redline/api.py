@@ -31,7 +31,7 @@ from redline.runs.provenance import provenance
 from redline.runtime import training
 from redline.runtime.evaluate import Policy
 from redline.runtime.evaluate import evaluate as play_episodes
-from redline.runtime.experiment import Experiment
+from redline.runtime.experiment import ALGORITHMS, Experiment
 from redline.runtime.parts import Parts, rules
 from redline.runtime.planning.planning import make_plan
 from redline.runtime.planning.trial import try_out
@@ -149,7 +149,7 @@ def train(
     experiment = make_experiment(
         environment, recipe, config=options.get("config"), overrides=[*settings, *overrides]
     )
-    if reason := without_effect(experiment.parallel, overrides):
+    if reason := without_effect(experiment.parallel, overrides, ALGORITHMS[type(experiment.algorithm)]):
         raise UserError(reason)
     to_dict(experiment)  # refuses what config.yaml could not hold, before there is a folder
     if experiment.run.wandb:
