@@ -50,6 +50,46 @@ def test_a_run_is_locked_before_it_is_read(tmp_path: Path, monkeypatch: pytest.M
     RunFolder(run.path).lock().unlock()
 
 
+class Told(api.Quiet):
+    """What a run said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+FEW = ["run.tensorboard=false", "run.save_replay=false", "sampler.num_envs=4"]
+LEARNS_SOON = ["algorithm.learning_starts=64", "replay.capacity=2000"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "said"),
+    [
+        ("dqn", LEARNS_SOON, True),
+        ("dqn", [*LEARNS_SOON, "run.save_replay=true"], False),
+        ("dqn", [*LEARNS_SOON, "parallel.architecture=gorila", "parallel.copies=2"], True),
+        ("dqn", [*LEARNS_SOON, "parallel.architecture=gorila", "parallel.copies=2", "run.save_replay=true"], False),
+        ("impala", ["parallel.architecture=synchronous", "algorithm.replay_share=0.5"], True),
+        ("ppo", ["algorithm.minibatches=1"], False),
+    ],
+)
+def test_a_resumed_run_says_that_its_replay_was_not_saved(
+    recipe: str, settings: list[str], said: bool, tmp_path: Path
+) -> None:
+    """It used to say that everything but the episodes in progress was restored."""
+    threads = ["parallel.runtime=threads"] if "parallel.copies=2" in settings else []
+    run = redline.train(
+        "CartPole-v1", recipe, steps=600, folder=str(tmp_path), overrides=[*FEW, *settings, *threads]
+    )
+    told = Told()
+    redline.resume(run, steps=1200, observer=told)
+    assert any("was not saved (run.save_replay): it fills again" in line for line in told.lines) == said
+    if said:
+        assert not any("everything but the episodes" in line for line in told.lines)
+
+
 def files(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from redline.learners.fitting import CHANGED, check_learner
+from redline.learners.fitting import check_learner
 from redline.learners.learner import Learner
 from redline.runs.checkpoint import Loaded, save_checkpoint
 from redline.runs.counters import RECENT, Counters
@@ -26,7 +26,7 @@ from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.interrupt import InterruptRequest
-from redline.runtime.launch import make_loop
+from redline.runtime.launch import check_loop, inexact, make_loop
 from redline.runtime.parts import Parts, assemble, rules
 from redline.runtime.planning.expected import expectation
 from redline.runtime.pool import one_thread_each
@@ -80,7 +80,7 @@ class Training:
         state, learner = loaded.state, self.parts.learner
         with _restoring(loaded):
             check_learner(state["learner"], learner)
-            _check_loop(state["loop"], self.loop.needs, self.parts.experiment)
+            check_loop(state["loop"], self.loop.needs, self.parts.experiment)
             learner.load_state(state["learner"])
             self.exact = self.loop.load_state(state["loop"])
             self.counters = Counters.of(state["counters"])
@@ -298,15 +298,6 @@ def _restoring(loaded: Loaded) -> Iterator[None]:
         raise RunError(f"cannot go on from the checkpoint {loaded.path}: {what}") from error
 
 
-def _check_loop(saved: dict[str, Any], needs: tuple[str, ...], experiment: Experiment) -> None:
-    missing = [name for name in needs if name not in saved]
-    if missing:
-        raise RunError(
-            f"the checkpoint has no {', '.join(missing)}, which architecture {experiment.parallel.architecture} of its "
-            f"config.yaml goes on from: {CHANGED}"
-        )
-
-
 def _finite(metrics: Metrics, learner: Learner, steps: int) -> dict[str, float]:
     """The metrics as they are written. Raises: RunError where one of them, or a weight, is not finite."""
     losses = {f"loss/{name}": float(value) for name, value in metrics.items()}
@@ -367,10 +358,8 @@ def train(
             training.expected = _expected(parts.experiment)
             reason = "failed"
             observer.start(folder.name, str(folder.path), rules(parts))
-            if not training.exact:
-                observer.message(
-                    "resumed: everything but the episodes in progress is restored; those begin anew"
-                )
+            if restored is not None and not training.exact:
+                observer.message(inexact(restored.state["loop"], parts.experiment))
             reason = training.run()
             return training
         finally:
