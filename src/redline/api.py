@@ -258,8 +258,11 @@ def _run(
         locked.append(folder)
         return folder.lock()
 
+    def write_config(folder: RunFolder, parts: Parts) -> None:
+        _write_config(folder, parts, replace(parts.experiment, replay=experiment.replay))
+
     try:
-        done = training.train(experiment, open_folder, _write_config, observer, restored)
+        done = training.train(experiment, open_folder, write_config, observer, restored)
         write_report(done.folder.path)
     finally:
         for folder in locked:
@@ -273,9 +276,12 @@ def _run(
     return Run(done.folder.path, counters.steps, counters.episodes, mean, counters.elapsed, environment)
 
 
-def _write_config(folder: RunFolder, parts: Parts) -> None:
-    """The complete configuration, every automatic choice made; where it came from; the planned parallelism."""
-    save_yaml(parts.experiment, folder.config)
+def _write_config(folder: RunFolder, parts: Parts, experiment: Experiment) -> None:
+    """The complete configuration, every automatic choice made; where it came from; the planned parallelism.
+
+    experiment: that of the parts, but for a replay as large as asked for, so that more steps find room.
+    """
+    save_yaml(experiment, folder.config)
     learner, sampler = parts.experiment.learner, parts.experiment.sampler
     plan = {"device": learner.device, "precision": learner.precision, "gradient_shards": learner.threads}
     plan |= {"actor_threads": sampler.shards, "groups": sampler.groups, "num_envs": sampler.num_envs}

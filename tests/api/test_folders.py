@@ -6,6 +6,7 @@ import functools
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import redline
 from redline import api
 from redline.learners.learner import Learner
 from redline.reports.load import newest_video
+from redline.runs.checkpoint import load_newest
 from redline.runs.folder import RunFolder
 from redline.runtime.in_process import UnrollLoop
+from redline.runtime.launch import with_saved_replay
 from redline.types import Progress, RunError, UserError
 from tests.environments.samples import Counter
 
@@ -88,6 +91,49 @@ def test_a_resumed_run_says_that_its_replay_was_not_saved(
     assert any("was not saved (run.save_replay): it fills again" in line for line in told.lines) == said
     if said:
         assert not any("everything but the episodes" in line for line in told.lines)
+
+
+def test_what_a_short_run_makes_small_stays_as_asked_in_its_configuration(tmp_path: Path) -> None:
+    """`--config X --steps 10M` learned from a replay of the few steps that X had."""
+    few = ["run.tensorboard=false", "algorithm.learning_starts=64"]
+    run = redline.train("CartPole-v1", "dqn", steps=512, folder=str(tmp_path), overrides=few)
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["loop"]["replay"]["storage"]["layout"][:2] == [128, 4]
+    experiment = api.make_experiment(None, None, config=run.path / "config.yaml")
+    assert experiment.replay is not None
+    assert experiment.replay.capacity == 100_000
+    assert experiment.run.log_every == 0
+    longer = redline.train(config=run.path / "config.yaml", steps=1024, folder=str(tmp_path))
+    loaded = load_newest(longer.path / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["loop"]["replay"]["storage"]["layout"][:2] == [256, 4]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_resumed_run_has_the_replay_that_was_saved_and_says_so_where_it_is_small(
+    saved: bool, tmp_path: Path
+) -> None:
+    few = ["run.tensorboard=false", "algorithm.learning_starts=64", f"run.save_replay={str(saved).lower()}"]
+    run = redline.train("CartPole-v1", "dqn", steps=512, folder=str(tmp_path), overrides=few)
+    for steps, capacity in ((1024, 512 if saved else 1024), (2048, 512 if saved else 2048)):
+        told = Told()
+        redline.resume(run, steps=steps, observer=told)
+        loaded = load_newest(run.path / "checkpoints")
+        assert loaded is not None
+        assert loaded.state["capacity"] == capacity
+        assert any("the replay keeps room for the 512" in line for line in told.lines) == saved
+
+
+def test_a_checkpoint_that_does_not_tell_its_replays_size_has_that_of_its_configuration() -> None:
+    asked = api.make_experiment("CartPole-v1", "dqn", overrides=["replay.capacity=600"])
+    assert asked.replay is not None
+    planned = replace(asked, replay=replace(asked.replay, capacity=300))
+    for told, capacity in (({}, 600), ({"capacity": 450}, 450)):
+        found = with_saved_replay(planned, asked, {"loop": {"replay": {"storage": {}}}} | told)
+        assert found.replay is not None
+        assert found.replay.capacity == capacity
+    assert with_saved_replay(planned, asked, {"loop": {"replay": None}}) == planned
 
 
 def files(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ that loop."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from redline.architectures.model import Architecture
@@ -62,11 +63,22 @@ def inexact(loop: dict[str, Any], experiment: Experiment) -> str:
     return "resumed: everything but the episodes in progress is restored; those begin anew"
 
 
+def with_saved_replay(experiment: Experiment, asked: Experiment, state: dict[str, Any]) -> Experiment:
+    """The experiment with a replay as large as that of a checkpoint's ``state``: what was saved fits into no other.
+
+    asked: the experiment as config.yaml has it, with the capacity of checkpoints that do not tell theirs.
+    """
+    if experiment.replay is None or asked.replay is None or not _remembers(state.get("loop", {}), experiment):
+        return experiment
+    capacity = state.get("capacity") or asked.replay.capacity
+    return replace(experiment, replay=replace(experiment.replay, capacity=capacity))
+
+
 def _remembers(loop: dict[str, Any], experiment: Experiment) -> bool:
     """Whether a loop's saved state holds what the algorithm learns from again: its own, or some copy's; True, too,
     where it learns from nothing twice."""
     if not uses_replay(experiment) and not getattr(experiment.algorithm, "replay_share", 0.0):
         return True
     name = "replay" if uses_replay(experiment) else "unrolls"
-    copies = [copy["loop"] for copy in loop.get("copies", ()) if copy is not None]
+    copies = [copy.get("loop", {}) for copy in loop.get("copies", ()) if copy is not None]
     return any(each.get(name) for each in (loop, *copies))  # a copy's end of a replay for all is empty

@@ -78,10 +78,6 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
         replay=replay,
         learner=replace(learner, device=device, precision=precision, threads=threads),
         sampler=replace(sampler, shards=shards, groups=groups),
-        run=replace(
-            run,
-            log_every=run.log_every or max(run.steps // 200, 1),
-        ),
     )
 
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,14 @@ from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.interrupt import InterruptRequest
-from redline.runtime.launch import check_loop, inexact, make_loop
+from redline.runtime.launch import check_loop, inexact, make_loop, with_saved_replay
 from redline.runtime.parts import Parts, assemble, rules
 from redline.runtime.planning.expected import expectation
 from redline.runtime.pool import one_thread_each
 from redline.secret import without_secrets
 from redline.types import Expected, Interruption, Metrics, Observer, Progress, RunError, UserError
 
+LINES = 200  # of metrics, unless the run says how often
 SAVE_EVERY = 60.0  # seconds between checkpoints, unless the run counts them in steps
 BEST_COST = 0.01  # share of the time that checkpoints of a new best may take, where there is one a minute
 SHOW_EVERY = 0.5  # seconds between calls of the observer
@@ -54,6 +55,7 @@ class Training:
     ) -> None:
         self.parts, self.folder, self.observer = parts, folder, observer
         self.config = parts.experiment.run
+        self.log_every = self.config.log_every or max(self.config.steps // LINES, 1)
         self.counters = Counters()
         self.interrupt = InterruptRequest()
         self.metrics: Metrics = {}
@@ -92,12 +94,14 @@ class Training:
         loop = (
             self.loop.state()
         )  # first: it may bring others to rest, and their newest weights to the learner
+        replay = self.parts.experiment.replay
         return {
             "learner": self.parts.learner.state(),
             "loop": loop,
             "counters": self.counters.state(),
             "metrics": {name: float(value) for name, value in self.metrics.items()},
             "random": global_rng_state(),
+            "capacity": replay.capacity if replay is not None else 0,
         }
 
     def run(self) -> str:
@@ -108,7 +112,7 @@ class Training:
                 before = counters.steps
                 if not self._iterate():
                     break
-                if self._crossed(before, self.config.log_every) or counters.steps >= self.config.steps:
+                if self._crossed(before, self.log_every) or counters.steps >= self.config.steps:
                     self._log()
                 if self._crossed(before, self.config.evaluate_every):
                     self._evaluate()
@@ -147,7 +151,7 @@ class Training:
             return self._crossed(before, self.config.checkpoint_every)
         since = time.perf_counter() - self._saved
         affordable = since * BEST_COST > self._save_seconds
-        at_line = affordable and self._crossed(before, self.config.log_every)
+        at_line = affordable and self._crossed(before, self.log_every)
         return since > SAVE_EVERY or (at_line and self.counters.at_best())
 
     def _crossed(self, before: int, every: int) -> bool:
@@ -340,10 +344,9 @@ def train(
     """
     with one_thread_each():
         parts = assemble(experiment)
-        if (
-            restored is not None
-        ):  # planned for fewer steps than before, the replay would not hold what was saved
-            parts.experiment = replace(parts.experiment, replay=experiment.replay)
+        fresh = parts.experiment.replay
+        if restored is not None:
+            parts.experiment = with_saved_replay(parts.experiment, experiment, restored.state)
         training: Training | None = None
         reason = ""
         try:
@@ -360,6 +363,12 @@ def train(
             observer.start(folder.name, str(folder.path), rules(parts))
             if restored is not None and not training.exact:
                 observer.message(inexact(restored.state["loop"], parts.experiment))
+            kept = parts.experiment.replay
+            if kept is not None and fresh is not None and kept.capacity < fresh.capacity:
+                observer.message(
+                    f"the replay keeps room for the {kept.capacity:,} transitions that the run was first given steps "
+                    f"for; a new run of as many steps would have room for {fresh.capacity:,}"
+                )
             reason = training.run()
             return training
         finally:
