@@ -237,9 +237,12 @@ def resume(
     # Locked before anything is read: another process may be about to write its last checkpoint.
     with _open(run, folder) as found:
         experiment = _experiment(run, found)
-        if steps is not None:
-            experiment = override(experiment, [f"run.steps={steps}"])
         loaded = load_newest(found.checkpoints)
+        if steps is not None:
+            # To ask again for what the run was given is no mistake: it may have gone a few steps beyond.
+            if loaded is not None and loaded.step > steps != experiment.run.steps:
+                raise UserError(f"the run has {loaded.step:,} steps already; --steps is the total")
+            experiment = override(experiment, [f"run.steps={steps}"])
         for message in loaded.messages if loaded else ():
             watch.message(message)
         return _run(experiment, lambda _: found, watch, loaded)

@@ -136,6 +136,18 @@ def test_a_checkpoint_that_does_not_tell_its_replays_size_has_that_of_its_config
     assert with_saved_replay(planned, asked, {"loop": {"replay": None}}) == planned
 
 
+def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
+    """The run was done at once, with exit code 0, and its configuration had those steps from then on."""
+    run = train(tmp_path)
+    before = (run.path / "config.yaml").read_text()
+    with pytest.raises(UserError, match="the run has 64 steps already; --steps is the total"):
+        redline.resume(run, steps=32)
+    assert (run.path / "config.yaml").read_text() == before
+    assert redline.resume(run, steps=64).steps == 64
+    assert redline.resume(run, steps=96).steps == 96
+    assert redline.resume(run, steps=96).steps == 96
+
+
 def files(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
