@@ -24,7 +24,8 @@ from redline.planner.options import Plan
 from redline.recipes import family_of, find
 from redline.recipes.config import load_yaml, override, save_yaml, to_dict
 from redline.reports.html import write_report
-from redline.runs.checkpoint import Loaded, best_checkpoint, load_checkpoint, load_newest
+from redline.runs.checkpoint import Loaded, best_checkpoint, list_checkpoints, load_checkpoint, load_newest
+from redline.runs.counters import FEWEST
 from redline.runs.folder import RunFolder
 from redline.runs.metrics import import_wandb
 from redline.runs.provenance import provenance
@@ -314,7 +315,12 @@ def load(run: str | Path | Run, which: Which = "latest", *, folder: str = "runs"
                 f"there is no checkpoint {which!r}: choose latest, best, or a folder in {found.checkpoints}"
             )
         return Policy(experiment, load_checkpoint(Path(which)))
-    if which == "best" and (path := best_checkpoint(found.checkpoints)) is not None:
+    if which == "best" and list_checkpoints(found.checkpoints):
+        path = best_checkpoint(found.checkpoints)
+        if path is None:
+            raise RunError(
+                f"run {found.name} has no best checkpoint yet (it takes {FEWEST} episodes): leave --best out"
+            )
         return Policy(experiment, load_checkpoint(path))
     loaded = load_newest(found.checkpoints)
     if loaded is None:
