@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -283,14 +282,12 @@ def _run(
 def _write_config(folder: RunFolder, parts: Parts, experiment: Experiment) -> None:
     """The complete configuration, every automatic choice made; where it came from; the planned parallelism.
 
-    experiment: that of the parts, but for a replay as large as asked for, so that more steps find room.
-    """
+    experiment: that of the parts, but for a replay as large as asked for, so that more steps find room."""
     save_yaml(experiment, folder.config)
     learner, sampler = parts.experiment.learner, parts.experiment.sampler
     plan = {"device": learner.device, "precision": learner.precision, "gradient_shards": learner.threads}
     plan |= {"actor_threads": sampler.shards, "groups": sampler.groups, "num_envs": sampler.num_envs}
-    about = {"plan": plan, "provenance": provenance(learner.device), "rules": list(rules(parts))}
-    (folder.path / "plan.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    folder.write_plan(plan, provenance(learner.device), rules(parts))
 
 
 def _open(run: str | Path | Run, folder: str) -> RunFolder:

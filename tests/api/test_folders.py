@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -73,7 +74,11 @@ LEARNS_SOON = ["algorithm.learning_starts=64", "replay.capacity=2000"]
         ("dqn", LEARNS_SOON, True),
         ("dqn", [*LEARNS_SOON, "run.save_replay=true"], False),
         ("dqn", [*LEARNS_SOON, "parallel.architecture=gorila", "parallel.copies=2"], True),
-        ("dqn", [*LEARNS_SOON, "parallel.architecture=gorila", "parallel.copies=2", "run.save_replay=true"], False),
+        (
+            "dqn",
+            [*LEARNS_SOON, "parallel.architecture=gorila", "parallel.copies=2", "run.save_replay=true"],
+            False,
+        ),
         ("impala", ["parallel.architecture=synchronous", "algorithm.replay_share=0.5"], True),
         ("ppo", ["algorithm.minibatches=1"], False),
     ],
@@ -146,6 +151,28 @@ def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
     assert redline.resume(run, steps=64).steps == 64
     assert redline.resume(run, steps=96).steps == 96
     assert redline.resume(run, steps=96).steps == 96
+
+
+def test_where_a_run_came_from_stays_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report showed the command that resumed it, with neither recipe nor settings."""
+    said = iter(("redline train", "redline resume", "redline resume again"))
+    monkeypatch.setattr(api, "provenance", lambda device: {"command": next(said)})
+    run = train(tmp_path)
+    for steps in (96, 128):
+        redline.resume(run, steps=steps)
+    about = json.loads((run.path / "plan.json").read_text())
+    assert about["provenance"] == {"command": "redline train"}
+    assert [each["command"] for each in about["resumed"]] == ["redline resume", "redline resume again"]
+    assert "<td>redline train</td>" in (run.path / "report.html").read_text()
+
+
+def test_a_plan_cut_short_by_a_kill_is_written_anew(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    (run.path / "plan.json").write_text('{"plan": {')
+    assert redline.resume(run, steps=96).steps == 96
+    assert "command" in json.loads((run.path / "plan.json").read_text())["provenance"]
 
 
 def files(folder: Path) -> list[str]:
@@ -332,4 +359,4 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_what(
     run = redline.train("CartPole-v1", recipe, steps=64, folder=str(tmp_path), overrides=settings)
     change(run, old, new)
     with pytest.raises(RunError, match=line):
-        redline.resume(run, steps=96)
+        redline.resume(run, steps=1024)
