@@ -25,7 +25,7 @@ from redline.types import Metrics, Spec, Unroll
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """PPO's numbers; the defaults are those of the paper's Atari runs unless a recipe says otherwise."""
+    """PPO's numbers. Defaults: OpenAI baselines' and CleanRL's for Atari, but for their clip of 0.1."""
 
     unroll: int = 128  # agent steps of each environment between updates
     epochs: int = 4
