@@ -20,6 +20,7 @@ from redline.algorithms.dqn import DQNConfig
 from redline.algorithms.impala import IMPALAConfig
 from redline.algorithms.ppo import PPOConfig
 from redline.architectures.config import ParallelConfig
+from redline.cli.commands import COMMANDS
 from redline.cli.parse import parse
 from redline.environments.config import EnvironmentConfig
 from redline.learners.config import LearnerConfig
@@ -82,6 +83,16 @@ def test_commands_on_the_pages_are_understood() -> None:
             parse(words)
         except Exception as error:
             pytest.fail(f"{page}: redline {' '.join(words)}: {error}")
+
+
+def test_every_option_of_every_command_is_on_its_page() -> None:
+    page = TEXT["docs/guide/command-line.md"]
+    words = {"settings": "set", "environment": "", "run": "", "runs": "", "words": ""}
+    for name, command in COMMANDS.items():
+        assert f"`redline {name}" in page
+        for item in dataclasses.fields(command):
+            option = words.get(item.name, item.name).replace("_", "-")
+            assert not option or f"--{option}" in page, (name, option)
 
 
 def test_keys_on_the_pages_exist() -> None:

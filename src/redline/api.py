@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,14 +23,15 @@ from redline.planner.options import Plan
 from redline.recipes import family_of, find
 from redline.recipes.config import load_yaml, override, save_yaml, to_dict
 from redline.reports.html import write_report
-from redline.runs.checkpoint import Loaded, best_checkpoint, load_checkpoint, load_newest
+from redline.runs.checkpoint import Loaded, best_checkpoint, list_checkpoints, load_checkpoint, load_newest
+from redline.runs.counters import FEWEST
 from redline.runs.folder import RunFolder
 from redline.runs.metrics import import_wandb
 from redline.runs.provenance import provenance
 from redline.runtime import training
 from redline.runtime.evaluate import Policy
 from redline.runtime.evaluate import evaluate as play_episodes
-from redline.runtime.experiment import Experiment
+from redline.runtime.experiment import ALGORITHMS, Experiment
 from redline.runtime.parts import Parts, rules
 from redline.runtime.planning.planning import make_plan
 from redline.runtime.planning.trial import try_out
@@ -149,7 +149,7 @@ def train(
     experiment = make_experiment(
         environment, recipe, config=options.get("config"), overrides=[*settings, *overrides]
     )
-    if reason := without_effect(experiment.parallel, overrides):
+    if reason := without_effect(experiment.parallel, overrides, ALGORITHMS[type(experiment.algorithm)]):
         raise UserError(reason)
     to_dict(experiment)  # refuses what config.yaml could not hold, before there is a folder
     if experiment.run.wandb:
@@ -240,9 +240,12 @@ def resume(
     # Locked before anything is read: another process may be about to write its last checkpoint.
     with _open(run, folder) as found:
         experiment = _experiment(run, found)
-        if steps is not None:
-            experiment = override(experiment, [f"run.steps={steps}"])
         loaded = load_newest(found.checkpoints)
+        if steps is not None:
+            # To ask again for what the run was given is no mistake: it may have gone a few steps beyond.
+            if loaded is not None and loaded.step > steps != experiment.run.steps:
+                raise UserError(f"the run has {loaded.step:,} steps already; --steps is the total")
+            experiment = override(experiment, [f"run.steps={steps}"])
         for message in loaded.messages if loaded else ():
             watch.message(message)
         return _run(experiment, lambda _: found, watch, loaded)
@@ -261,8 +264,11 @@ def _run(
         locked.append(folder)
         return folder.lock()
 
+    def write_config(folder: RunFolder, parts: Parts) -> None:
+        _write_config(folder, parts, replace(parts.experiment, replay=experiment.replay))
+
     try:
-        done = training.train(experiment, open_folder, _write_config, observer, restored)
+        done = training.train(experiment, open_folder, write_config, observer, restored)
         write_report(done.folder.path)
     finally:
         for folder in locked:
@@ -276,14 +282,15 @@ def _run(
     return Run(done.folder.path, counters.steps, counters.episodes, mean, counters.elapsed, environment)
 
 
-def _write_config(folder: RunFolder, parts: Parts) -> None:
-    """The complete configuration, every automatic choice made; where it came from; the planned parallelism."""
-    save_yaml(parts.experiment, folder.config)
+def _write_config(folder: RunFolder, parts: Parts, experiment: Experiment) -> None:
+    """The complete configuration, every automatic choice made; where it came from; the planned parallelism.
+
+    experiment: that of the parts, but for a replay as large as asked for, so that more steps find room."""
+    save_yaml(experiment, folder.config)
     learner, sampler = parts.experiment.learner, parts.experiment.sampler
     plan = {"device": learner.device, "precision": learner.precision, "gradient_shards": learner.threads}
     plan |= {"actor_threads": sampler.shards, "groups": sampler.groups, "num_envs": sampler.num_envs}
-    about = {"plan": plan, "provenance": provenance(learner.device), "rules": list(rules(parts))}
-    (folder.path / "plan.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    folder.write_plan(plan, provenance(learner.device), rules(parts))
 
 
 def _open(run: str | Path | Run, folder: str) -> RunFolder:
@@ -308,7 +315,12 @@ def load(run: str | Path | Run, which: Which = "latest", *, folder: str = "runs"
                 f"there is no checkpoint {which!r}: choose latest, best, or a folder in {found.checkpoints}"
             )
         return Policy(experiment, load_checkpoint(Path(which)))
-    if which == "best" and (path := best_checkpoint(found.checkpoints)) is not None:
+    if which == "best" and list_checkpoints(found.checkpoints):
+        path = best_checkpoint(found.checkpoints)
+        if path is None:
+            raise RunError(
+                f"run {found.name} has no best checkpoint yet (it takes {FEWEST} episodes): leave --best out"
+            )
         return Policy(experiment, load_checkpoint(path))
     loaded = load_newest(found.checkpoints)
     if loaded is None:

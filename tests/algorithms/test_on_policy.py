@@ -69,6 +69,19 @@ def test_a3c_check_6_update_is_the_average_over_single_environments() -> None:
     torch.testing.assert_close(gradients[3], sum(gradients[:3]) / 3, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("algorithm", ["a2c", "ppo"])
+def test_a_single_sample_with_normalised_advantages_is_learned_from(algorithm: str) -> None:
+    """It has no deviation: A2C's advantage was divided by NaN, and every weight with it."""
+    learner, unroll = make_learner("actor_critic"), make_unroll(length=1, batch=1)
+    before = learner.flat.clone()
+    if algorithm == "a2c":
+        A2C(A2CConfig(unroll=1, normalize_advantage=True), SPEC).update(learner, unroll, 0.0)
+    else:
+        PPO(PPOConfig(unroll=1, minibatches=1), SPEC).update(learner, unroll, 0.0)
+    assert torch.isfinite(learner.flat).all()
+    assert not torch.equal(learner.flat, before)
+
+
 def test_ppo_equals_a2c_gradient_on_first_contact() -> None:
     # At ratio 1 the clipped objective's gradient is the policy gradient.
     unroll = make_unroll()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import redline
 from redline import api
 from redline.learners.learner import Learner
 from redline.reports.load import newest_video
+from redline.runs.checkpoint import load_newest
 from redline.runs.folder import RunFolder
 from redline.runtime.in_process import UnrollLoop
+from redline.runtime.launch import with_saved_replay
 from redline.types import Progress, RunError, UserError
 from tests.environments.samples import Counter
 
@@ -48,6 +52,127 @@ def test_a_run_is_locked_before_it_is_read(tmp_path: Path, monkeypatch: pytest.M
     assert redline.resume(run, steps=96).steps == 96
     assert read == ["load_yaml", "load_newest"]
     RunFolder(run.path).lock().unlock()
+
+
+class Told(api.Quiet):
+    """What a run said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+FEW = ["run.tensorboard=false", "run.save_replay=false", "sampler.num_envs=4"]
+LEARNS_SOON = ["algorithm.learning_starts=64", "replay.capacity=2000"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "said"),
+    [
+        ("dqn", LEARNS_SOON, True),
+        ("dqn", [*LEARNS_SOON, "run.save_replay=true"], False),
+        ("dqn", [*LEARNS_SOON, "parallel.architecture=gorila", "parallel.copies=2"], True),
+        (
+            "dqn",
+            [*LEARNS_SOON, "parallel.architecture=gorila", "parallel.copies=2", "run.save_replay=true"],
+            False,
+        ),
+        ("impala", ["parallel.architecture=synchronous", "algorithm.replay_share=0.5"], True),
+        ("ppo", ["algorithm.minibatches=1"], False),
+    ],
+)
+def test_a_resumed_run_says_that_its_replay_was_not_saved(
+    recipe: str, settings: list[str], said: bool, tmp_path: Path
+) -> None:
+    """It used to say that everything but the episodes in progress was restored."""
+    threads = ["parallel.runtime=threads"] if "parallel.copies=2" in settings else []
+    run = redline.train(
+        "CartPole-v1", recipe, steps=600, folder=str(tmp_path), overrides=[*FEW, *settings, *threads]
+    )
+    told = Told()
+    redline.resume(run, steps=1200, observer=told)
+    assert any("was not saved (run.save_replay): it fills again" in line for line in told.lines) == said
+    if said:
+        assert not any("everything but the episodes" in line for line in told.lines)
+
+
+def test_what_a_short_run_makes_small_stays_as_asked_in_its_configuration(tmp_path: Path) -> None:
+    """`--config X --steps 10M` learned from a replay of the few steps that X had."""
+    few = ["run.tensorboard=false", "algorithm.learning_starts=64"]
+    run = redline.train("CartPole-v1", "dqn", steps=512, folder=str(tmp_path), overrides=few)
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["loop"]["replay"]["storage"]["layout"][:2] == [128, 4]
+    experiment = api.make_experiment(None, None, config=run.path / "config.yaml")
+    assert experiment.replay is not None
+    assert experiment.replay.capacity == 100_000
+    assert experiment.run.log_every == 0
+    longer = redline.train(config=run.path / "config.yaml", steps=1024, folder=str(tmp_path))
+    loaded = load_newest(longer.path / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["loop"]["replay"]["storage"]["layout"][:2] == [256, 4]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_resumed_run_has_the_replay_that_was_saved_and_says_so_where_it_is_small(
+    saved: bool, tmp_path: Path
+) -> None:
+    few = ["run.tensorboard=false", "algorithm.learning_starts=64", f"run.save_replay={str(saved).lower()}"]
+    run = redline.train("CartPole-v1", "dqn", steps=512, folder=str(tmp_path), overrides=few)
+    for steps, capacity in ((1024, 512 if saved else 1024), (2048, 512 if saved else 2048)):
+        told = Told()
+        redline.resume(run, steps=steps, observer=told)
+        loaded = load_newest(run.path / "checkpoints")
+        assert loaded is not None
+        assert loaded.state["capacity"] == capacity
+        assert any("the replay keeps room for the 512" in line for line in told.lines) == saved
+
+
+def test_a_checkpoint_that_does_not_tell_its_replays_size_has_that_of_its_configuration() -> None:
+    asked = api.make_experiment("CartPole-v1", "dqn", overrides=["replay.capacity=600"])
+    assert asked.replay is not None
+    planned = replace(asked, replay=replace(asked.replay, capacity=300))
+    for told, capacity in (({}, 600), ({"capacity": 450}, 450)):
+        found = with_saved_replay(planned, asked, {"loop": {"replay": {"storage": {}}}} | told)
+        assert found.replay is not None
+        assert found.replay.capacity == capacity
+    assert with_saved_replay(planned, asked, {"loop": {"replay": None}}) == planned
+
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
+    """The run was done at once, with exit code 0, and its configuration had those steps from then on."""
+    run = train(tmp_path)
+    before = (run.path / "config.yaml").read_text()
+    with pytest.raises(UserError, match="the run has 64 steps already; --steps is the total"):
+        redline.resume(run, steps=32)
+    assert (run.path / "config.yaml").read_text() == before
+    assert redline.resume(run, steps=64).steps == 64
+    assert redline.resume(run, steps=96).steps == 96
+    assert redline.resume(run, steps=96).steps == 96
+
+
+def test_where_a_run_came_from_stays_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report showed the command that resumed it, with neither recipe nor settings."""
+    said = iter(("redline train", "redline resume", "redline resume again"))
+    monkeypatch.setattr(api, "provenance", lambda device: {"command": next(said)})
+    run = train(tmp_path)
+    for steps in (96, 128):
+        redline.resume(run, steps=steps)
+    about = json.loads((run.path / "plan.json").read_text())
+    assert about["provenance"] == {"command": "redline train"}
+    assert [each["command"] for each in about["resumed"]] == ["redline resume", "redline resume again"]
+    assert "<td>redline train</td>" in (run.path / "report.html").read_text()
+
+
+def test_a_plan_cut_short_by_a_kill_is_written_anew(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    (run.path / "plan.json").write_text('{"plan": {')
+    assert redline.resume(run, steps=96).steps == 96
+    assert "command" in json.loads((run.path / "plan.json").read_text())["provenance"]
 
 
 def files(folder: Path) -> list[str]:
@@ -234,4 +359,4 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_what(
     run = redline.train("CartPole-v1", recipe, steps=64, folder=str(tmp_path), overrides=settings)
     change(run, old, new)
     with pytest.raises(RunError, match=line):
-        redline.resume(run, steps=96)
+        redline.resume(run, steps=1024)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
 from redline.algorithms.a2c import A2C
+from redline.algorithms.apex import Apex
 from redline.algorithms.dqn import DQN
 from redline.architectures.catalogue import ARCHITECTURES, IMPALA, find
-from redline.architectures.compatible import refusal, without_effect
+from redline.architectures.compatible import READ_BY, refusal, without_effect
 from redline.architectures.config import ParallelConfig
 from redline.architectures.model import Architecture, Edge, Role, gives_way, lag_bound
 from redline.runtime.actor_learner import Pacer
@@ -160,12 +163,70 @@ def test_incompatible_pairs_are_refused_with_the_reason() -> None:
 
 def test_numbers_asked_of_the_one_loop_are_refused_and_those_a_recipe_brings_are_not() -> None:
     moved = ParallelConfig("synchronous", copies=8, queue=2, max_staleness=100, late="drop")
-    assert without_effect(moved, ["parallel.architecture=synchronous", "run.steps=5"]) is None
+    assert without_effect(moved, ["parallel.architecture=synchronous", "run.steps=5"], A2C) is None
     assert "parallel.copies=8: architecture synchronous has one loop" in str(
-        without_effect(moved, ["parallel.copies = 8"])
+        without_effect(moved, ["parallel.copies = 8"], A2C)
     )
     for name in ("queue", "max_staleness", "late"):
-        assert f"parallel.{name}=" in str(without_effect(moved, [f"parallel.{name}=..."]))
+        assert f"parallel.{name}=" in str(without_effect(moved, [f"parallel.{name}=..."], A2C))
     planned = ["parallel.copies=1", "parallel.queue=0", "parallel.batch=0"]
-    assert without_effect(ParallelConfig("synchronous", copies=1, queue=0), planned) is None
-    assert without_effect(ParallelConfig("impala", copies=8), ["parallel.copies=8"]) is None
+    assert without_effect(ParallelConfig("synchronous", copies=1, queue=0), planned, A2C) is None
+    assert without_effect(ParallelConfig("impala", copies=8), ["parallel.copies=8"], A2C) is None
+
+
+OTHER: dict[str, Any] = {  # than the default
+    "queue": 1,
+    "batch": 1,
+    "slot": 2,
+    "publish_every": 2,
+    "replay_ratio": 4.0,
+    "hosts": 1,
+    "max_batch": 2,
+    "max_wait": 0.1,
+    "late": "drop",
+    "give_way": False,
+    "delay": 1,
+    "servers": 2,
+    "fetch_every": 2,
+    "target_every": 2,
+    "collective": "torch",
+    "max_staleness": 5,
+    "outlier": 2.0,
+}
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES.keys() - {"synchronous"}))
+def test_numbers_that_an_architecture_does_not_read_are_refused(architecture: str) -> None:
+    """Each was taken without a word."""
+    for name, value in OTHER.items():
+        asked = replace(ParallelConfig(architecture), **{name: value})
+        found = without_effect(asked, [f"parallel.{name}={value}"], DQN if name != "replay_ratio" else Apex)
+        if architecture in READ_BY[name]:
+            assert found is None, found
+        else:
+            assert f"parallel.{name}={value}: architecture {architecture} has no use for it" in str(found)
+            assert f"parallel.architecture={READ_BY[name][0]}" in str(found)
+        assert without_effect(asked, ["parallel.copies=2"], Apex) is None, "a recipe's own stays unsaid"
+
+
+def test_every_number_but_those_of_all_architectures_says_who_reads_it() -> None:
+    everywhere = {"architecture", "runtime", "copies", "replay"}  # a replay apart is refused elsewhere
+    assert {field.name for field in fields(ParallelConfig)} == READ_BY.keys() | everywhere
+    assert OTHER.keys() == READ_BY.keys()
+    assert {name for names in READ_BY.values() for name in names} <= ARCHITECTURES.keys()
+
+
+def test_numbers_that_need_roles_at_their_own_pace_are_refused_in_lock_step() -> None:
+    turns = ParallelConfig("seed", queue=0, max_wait=0.1)
+    assert "with parallel.queue=0 all take turns" in str(
+        without_effect(turns, ["parallel.max_wait=0.1"], A2C)
+    )
+    assert without_effect(replace(turns, queue=1), ["parallel.max_wait=0.1"], A2C) is None
+
+
+def test_a_replay_ratio_is_refused_where_the_algorithm_counts_its_own_updates() -> None:
+    asked, settings = ParallelConfig("apex", replay_ratio=4.0), ["parallel.replay_ratio=4"]
+    assert "dqn learns once every algorithm.update_every agent steps" in str(
+        without_effect(asked, settings, DQN)
+    )
+    assert without_effect(asked, settings, Apex) is None

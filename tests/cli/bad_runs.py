@@ -162,6 +162,19 @@ RUNS: list[Case] = [
         needs_run=True,
     ),
     Case(
+        "fewer steps than are done",
+        f"resume {RUN} --steps 32",
+        r"redline: the run has 64 steps already; --steps is the total",
+        needs_run=True,
+    ),
+    Case(
+        "best before there is one",
+        f"eval {RUN} --best",
+        r"redline: run toy has no best checkpoint yet \(it takes 20 episodes\): leave --best out",
+        1,
+        needs_run=True,
+    ),
+    Case(
         "checkpoints cut short",
         f"eval {RUN}",
         r"redline: no checkpoint in .* is usable: .*",

@@ -241,6 +241,27 @@ USAGE: list[Case] = [
         r"redline: parallel.late=drop: architecture synchronous has one loop; choose another with .*",
     ),
     Case(
+        "a number of another architecture",
+        "train CartPole-v1 --recipe impala --set parallel.max_staleness=4",
+        r"redline: parallel.max_staleness=4: architecture impala has no use for it; leave it out, or set "
+        r"parallel.architecture=gorila \(or gorila_global\)",
+    ),
+    Case(
+        "a queue where nothing waits, in training",
+        "train CartPole-v1 --recipe a3c --set parallel.queue=1",
+        r"redline: parallel.queue=1: architecture a3c has no use for it; leave it out, or set .*",
+    ),
+    Case(
+        "a replay ratio beside the recipe's own",
+        "train CartPole-v1 --recipe dqn --architecture apex --set parallel.replay_ratio=4",
+        r"redline: parallel.replay_ratio=4.0: dqn learns once every algorithm.update_every agent steps; set that, .*",
+    ),
+    Case(
+        "company waited for in lock-step",
+        "train CartPole-v1 --recipe seed --set parallel.queue=0 --set parallel.max_wait=0.1",
+        r"redline: parallel.max_wait=0.1: with parallel.queue=0 all take turns; leave it out, or set .*",
+    ),
+    Case(
         "more copies than environments",
         "train CartPole-v1 --recipe impala --num-envs 4 --set parallel.copies=9",
         r"redline: parallel.copies=9 is more than the 4 environments: raise sampler.num_envs, or use 4",

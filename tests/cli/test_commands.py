@@ -116,14 +116,22 @@ def test_resume_goes_on_to_the_steps_asked_for(folder: Path, capsys: pytest.Capt
     assert steps[-1] == 128
 
 
+def test_the_best_checkpoint_is_judged_where_there_is_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there was none, the latest was taken for it without a word."""
+    assert main(f"eval {RUN} --best".split()) == 1
+    assert "has no best checkpoint yet (it takes 20 episodes): leave --best out" in capsys.readouterr().err
+    output(f"resume {RUN} --steps 512", capsys)
+    assert output(f"eval {RUN} --episodes 1 --best", capsys).startswith("return 10 +- 0 over 1")
+
+
 def test_eval_report_and_play(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = output(f"eval {RUN} --episodes 3", capsys)
     assert shown.startswith(
         "return 10 +- 0 over 3 episodes (from 10 to 10, median 10); 10 agent steps an episode"
     )
-    assert output(f"eval {folder / 'runs' / RUN} --episodes 1 --best", capsys).startswith(
-        "return 10 +- 0 over 1"
-    )
+    assert output(f"eval {folder / 'runs' / RUN} --episodes 1", capsys).startswith("return 10 +- 0 over 1")
     page = Path(output(f"report {RUN}", capsys).strip())
     assert page.is_file()
     shown = output(f"play {RUN} --episodes 2", capsys)

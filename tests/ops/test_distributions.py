@@ -207,12 +207,6 @@ def test_gaussian_clips_for_the_environment_only() -> None:
     assert action[0, 0] == -5
 
 
-def test_debug_check_of_masks() -> None:
-    distributions.check_action_mask(torch.tensor([[True, False]]))
-    with pytest.raises(ValueError, match=r"no legal action in row \[1\] of shape \[2, 2\]"):
-        distributions.check_action_mask(torch.tensor([[True, False], [False, False]]))
-
-
 def test_refuses_wrong_shapes() -> None:
     distribution, parameters, action = drawn("discrete")
     with pytest.raises(ValueError, match=r"action has shape \[7, 4, 1\], expected \[7, 4\]"):

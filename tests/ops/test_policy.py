@@ -88,6 +88,15 @@ def test_normalize_advantage() -> None:
     found = policy.normalize_advantage(torch.randn(8, 16) * 5 + 3)
     assert float(found.mean()) == pytest.approx(0, abs=1e-6)
     assert float(found.std()) == pytest.approx(1, abs=1e-5)
+    whole = torch.randn(8, 16)
+    moments = policy.advantage_moments(whole)
+    torch.testing.assert_close(
+        policy.normalize_advantage(whole[:3], moments), policy.normalize_advantage(whole)[:3]
+    )
+
+
+def test_a_single_advantage_stays_as_it_is() -> None:
+    assert float(policy.normalize_advantage(torch.tensor([[-2.5]]))) == -2.5
 
 
 def test_refuses_shapes_that_would_broadcast() -> None:

@@ -303,6 +303,25 @@ def test_seeds_are_compared_by_recipe(tmp_path: Path) -> None:
         compare_report([tmp_path / "absent"])
 
 
+def test_runs_of_one_recipe_with_other_numbers_are_no_seeds_of_one_another(tmp_path: Path) -> None:
+    """They were drawn as one curve, with the median of both rates between them."""
+    runs = [make_run(tmp_path / f"ppo_{seed}", seed, count=20) for seed in (1, 2, 3, 4)]
+    for run in runs[2:]:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["learner"]["learning_rate"] = 1e-3
+        config["learner"]["device"] = "cuda"  # chosen by a machine: this makes no group of its own
+        config["run"]["keep"] = 5
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    page = check(compare_report(runs))
+    text = "\n".join(page.text)
+    for run, rate in zip((runs[:2], runs[2:]), ("0.00025", "0.001"), strict=True):
+        name = f"ppo (learner.learning_rate={rate})"
+        finals = [load_run(each).last("return/mean") for each in run]
+        assert f"{name} (2)" in text
+        assert f"{name}: final return\n{np.median(np.array(finals, float)):.3g}" in text
+    assert "4 runs · 1 recipe · 2 experiments" in text
+
+
 def test_comparing_runs_without_metrics_makes_a_page(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

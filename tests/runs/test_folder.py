@@ -16,7 +16,7 @@ from redline.types import RunError, UserError
 
 def make(base: Path, name: str) -> RunFolder:
     run = RunFolder.create(name, base=base)
-    run.write_config("recipe: ppo\n")
+    run.config.write_text("recipe: ppo\n")
     return run
 
 
@@ -124,8 +124,8 @@ def test_a_read_only_folder_is_one_line(read_only: Path) -> None:
         RunFolder.create("new", base=read_only)
     with pytest.raises(RunError, match=f"cannot write the run .*: {refused}"):
         RunFolder.open("old", base=read_only).lock()
-    with pytest.raises(RunError, match=f"cannot write .*config.yaml: {refused}"):
-        RunFolder.open("old", base=read_only).write_config("")
+    with pytest.raises(RunError, match=f"cannot write .*plan.json: {refused}"):
+        RunFolder.open("old", base=read_only).write_plan({}, {}, [])
 
 
 def test_a_base_that_is_a_file_is_one_line(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ pytestmark = [
 def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
     """Twenty times, at a random moment: every checkpoint there loads, and none that was reported is lost."""
     run = RunFolder.create("victim", base=tmp_path)
-    run.write_config("recipe: ppo\n")
+    run.config.write_text("recipe: ppo\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.runs.saver", str(run.path)],
         cwd=ROOT,

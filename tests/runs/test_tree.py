@@ -209,25 +209,27 @@ def test_writing_copies_nothing_large() -> None:
     assert tensor.data_ptr() in file.addresses
 
 
-@pytest.mark.parametrize("kind", ["python", "numpy", "mersenne", "torch"])
+@pytest.mark.parametrize("kind", ["numpy", "mersenne"])
 def test_generators_go_on_where_they_were(tmp_path: Path, kind: str) -> None:
     make: Any = {
-        "python": random.Random,
         "numpy": np.random.default_rng,
         "mersenne": lambda seed: np.random.Generator(np.random.MT19937(seed)),
-        "torch": lambda seed: torch.Generator().manual_seed(seed),
     }[kind]
-
-    def draw(generator: Any) -> list[float]:
-        if kind == "torch":
-            return torch.randn(5, generator=generator).tolist()
-        return [generator.normal() if kind != "python" else generator.gauss(0, 1) for _ in range(5)]
-
     first, second = make(3), make(8)
-    draw(first)
+    first.normal(size=5)
     state = load_checkpoint(save_checkpoint(tmp_path, 0, rng_state(first)))
     load_rng_state(second, state)
-    assert draw(second) == draw(first)
+    assert second.normal(size=5).tolist() == first.normal(size=5).tolist()
+
+
+def test_a_state_whose_small_integers_were_left_as_they_are_is_read() -> None:
+    """As replays of older checkpoints have it."""
+    first, second = np.random.default_rng(3), np.random.default_rng(8)
+    first.integers(0, 2**31, dtype=np.int32)  # half of a draw is kept for the next
+    state = first.bit_generator.state
+    older = {**state, "state": {name: str(value) for name, value in state["state"].items()}}
+    load_rng_state(second, older)
+    assert second.integers(0, 2**31, 5).tolist() == first.integers(0, 2**31, 5).tolist()
 
 
 def test_global_generators_go_on_where_they_were(tmp_path: Path) -> None:
@@ -249,10 +251,3 @@ def test_a_generator_keeps_its_seed_where_the_state_is_of_another_kind_of_device
     assert torch.equal(second.get_state(), fresh)
     assert go_on_from(second, first.get_state())
     assert torch.equal(torch.rand(3, generator=second), torch.rand(3, generator=first))
-
-
-def test_a_state_of_another_kind_is_refused() -> None:
-    with pytest.raises(RunError, match=r"does not fit a random.Random"):
-        load_rng_state(random.Random(), rng_state(np.random.default_rng()))
-    with pytest.raises(RunError, match=r"does not fit"):
-        load_rng_state(np.random.default_rng(), rng_state(np.random.Generator(np.random.MT19937())))

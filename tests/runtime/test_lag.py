@@ -257,3 +257,39 @@ def test_an_actor_says_how_old_its_weights_will_be_before_it_takes_them(
     for actor in {who for who, _ in done}:
         calls = [name for who, name in done if who == actor]
         assert calls[:4] == ["announce", "read"] * 2
+
+
+RECURRENT = ["network.core=lstm", "algorithm.minibatches=4", "sampler.num_envs=8", "parallel.copies=4"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fewest"),
+    [
+        (["parallel.batch=1", "parallel.queue=1"], 2),
+        (["parallel.batch=1", "parallel.queue=1", "parallel.late=drop"], 2),
+        (["parallel.batch=1", "parallel.queue=0"], 2),
+        (
+            ["sampler.num_envs=5", "parallel.copies=3", "parallel.queue=1"],
+            3,
+        ),  # three unrolls of whoever has one
+        (["algorithm.unroll=1", "network.core=none", "parallel.batch=1", "parallel.queue=1"], 2),
+    ],
+)
+def test_more_minibatches_than_the_smallest_batch_has_are_refused(
+    settings: list[str], fewest: int, tmp_path: Path
+) -> None:
+    """They were counted over the environments of all actors, and an empty one divided by zero."""
+    overrides = [*RECURRENT, *settings, "run.tensorboard=false", "parallel.runtime=threads"]
+    with pytest.raises(
+        UserError, match=rf"minibatches=4 is more than the {fewest} .*: use {fewest} \(in the smallest"
+    ):
+        redline.train("CartPole-v1", "appo", steps=1000, folder=str(tmp_path), overrides=overrides)
+    assert not list(tmp_path.iterdir())
+
+
+def test_minibatches_that_the_smallest_batch_has_are_taken(tmp_path: Path) -> None:
+    enough = ["parallel.batch=2", "parallel.queue=0", "run.tensorboard=false", "parallel.runtime=threads"]
+    run = redline.train(
+        "CartPole-v1", "appo", steps=1000, folder=str(tmp_path), overrides=[*RECURRENT, *enough]
+    )
+    assert run.steps >= 1000

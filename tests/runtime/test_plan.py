@@ -11,12 +11,13 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from redline import recipes
+from redline import api, recipes
 from redline.runtime import plan
 from redline.runtime.crew import acting
 from redline.runtime.crew.acting import ActingNetwork
 from redline.runtime.crew.weights import WeightStore
 from redline.runtime.experiment import Experiment
+from redline.runtime.parts import assemble, rules
 from redline.runtime.plan import parallelism, resolve
 from redline.types import Spec, UserError
 
@@ -136,3 +137,23 @@ def test_actors_beside_a_gpu_compute_in_what_their_processor_multiplies(
     assert network.read(store) == 7
     assert all(bool((weight == 0.375).all()) for weight in weights)
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "where"),
+    [
+        ("ppo", ["sampler.shards=2"], "8 environments in 2 actor thread(s)"),
+        ("impala", ["parallel.runtime=processes"], "8 environments in 2 actor(s), in processes"),
+        ("seed", ["parallel.runtime=threads"], "8 environments in 2 worker(s), in threads"),
+        (
+            "a3c",
+            ["parallel.runtime=threads", "sampler.num_envs=8"],
+            "8 environments in 2 worker(s), in threads",
+        ),
+    ],
+)
+def test_the_rules_say_who_steps_the_environments(recipe: str, settings: list[str], where: str) -> None:
+    more = [*settings, *(["parallel.copies=2"] if recipe != "ppo" else []), "sampler.num_envs=8"]
+    parts = assemble(api.make_experiment("CartPole-v1", recipe, overrides=more))
+    assert any(rule.endswith(where) for rule in rules(parts)), rules(parts)
+    parts.close()

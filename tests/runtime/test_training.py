@@ -209,6 +209,29 @@ def test_a_diverging_loss_ends_the_run_in_one_line(tmp_path: Path) -> None:
         train(tmp_path, "learner.learning_rate=1e30", "learner.max_grad_norm=null", "run.log_every=256")
 
 
+@pytest.mark.parametrize(
+    "settings", [("algorithm.batch=8",), ("sampler.num_envs=32", "algorithm.update_every=32")]
+)
+def test_dqn_learns_from_batches_smaller_than_what_acting_costs(
+    settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The thread that acts then values none of the batch."""
+    few = ["run.tensorboard=false", "algorithm.learning_starts=256", *settings]
+    run = redline.train("CartPole-v1", "dqn", steps=512, folder=str(tmp_path), overrides=few)
+    loaded = load_newest(run.path / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["learner"]["version"] > 0
+
+
+def test_diverged_weights_drive_no_good_checkpoint_out(tmp_path: Path) -> None:
+    """Metrics are looked at seldom; checkpoints between two looks were written all the same."""
+    settings = ["learner.learning_rate=1e30", "learner.max_grad_norm=null", "run.log_every=2048"]
+    with pytest.raises(RunError, match="not finite after"):
+        train(tmp_path, *settings, "run.checkpoint_every=256", name="diverged")
+    for path in (tmp_path / "diverged" / "checkpoints").glob("[0-9]*"):
+        assert torch.isfinite(load_checkpoint(path)["learner"]["weights"]).all(), path.name
+
+
 def test_an_observer_that_fails_leaves_no_lock_and_no_thread(tmp_path: Path) -> None:
     class Failing(api.Quiet):
         def update(self, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from redline.algorithms import on_policy
 from redline.algorithms.on_policy import ActorCritic, Samples
 from redline.algorithms.trajectories import shards
-from redline.ops.policy import policy_gradient_loss, value_loss
+from redline.ops.policy import normalize_advantage, policy_gradient_loss, value_loss
 from redline.ops.returns import gae
 from redline.types import Metrics, Unroll
 
@@ -51,8 +51,7 @@ class A2C(ActorCritic):
         advantage = gae(reward, discount, on_policy.next_values(unroll), self.config.gae_lambda)
         samples = Samples.of(unroll, advantage, recurrent=unroll.state is not None)
         if self.config.normalize_advantage:
-            samples.advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-            samples.advantage = samples.advantage.reshape(samples.value.shape)
+            samples.advantage = normalize_advantage(samples.advantage)
         return learner.step(self.loss, *shards(learner, samples))
 
     def loss(self, network: Any, batch: Samples) -> tuple[Tensor, Metrics]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from redline.algorithms import on_policy
 from redline.algorithms.on_policy import ActorCritic, Samples
 from redline.ops import distributions
+from redline.ops.policy import advantage_moments, normalize_advantage
 from redline.ops.ppo import categorical_ppo_loss, categorical_ppo_slopes, ppo_loss
 from redline.ops.returns import gae
 from redline.types import Metrics, Spec, Unroll
@@ -24,7 +25,7 @@ from redline.types import Metrics, Spec, Unroll
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """PPO's numbers; the defaults are those of the paper's Atari runs unless a recipe says otherwise."""
+    """PPO's numbers. Defaults: OpenAI baselines' and CleanRL's for Atari, but for their clip of 0.1."""
 
     unroll: int = 128  # agent steps of each environment between updates
     epochs: int = 4
@@ -92,16 +93,16 @@ class PPO(ActorCritic):
 
     def _minibatch(self, learner: Any, samples: Samples, index: Tensor) -> Metrics:
         moments: tuple[Tensor, Tensor] | None = None  # of the whole minibatch, whatever the shards
-        if self.config.normalize_advantage and samples.advantage.shape[0] * len(index) > 1:
+        if self.config.normalize_advantage:
             all_of_it = len(index) == samples.columns
-            advantage = samples.advantage if all_of_it else samples.advantage.index_select(1, index)
-            std, mean = torch.std_mean(advantage)
-            moments = mean, std.add_(1e-8)
+            moments = advantage_moments(
+                samples.advantage if all_of_it else samples.advantage.index_select(1, index)
+            )
 
         def make(part: Tensor) -> Samples:
             batch = replace(samples) if len(part) == samples.columns else samples.take(part)
             if moments is not None:
-                batch.advantage = batch.advantage.sub(moments[0]).div_(moments[1])
+                batch.advantage = normalize_advantage(batch.advantage, moments)
             batch.clip = learner.scalar(self.clip)
             return batch
 

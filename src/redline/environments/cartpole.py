@@ -19,7 +19,7 @@ from gymnasium.utils import seeding
 
 from redline.environments.batch import EpisodeCounter
 from redline.environments.config import EnvironmentConfig
-from redline.environments.snapshots import load_random_state, random_state
+from redline.runs.rng import load_rng_state, rng_state
 from redline.types import Episode, Spec, Step, UserError
 
 GRAVITY, MASS_CART, MASS_POLE, HALF_LENGTH, FORCE, TAU = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
@@ -118,7 +118,7 @@ class CartPole:
 
     def state(self) -> dict[str, Any]:
         """Physics, generators and episode counts."""
-        generators = {str(index): random_state(item) for index, item in enumerate(self._generators)}
+        generators = {str(index): rng_state(item) for index, item in enumerate(self._generators)}
         return {"physics": self._state.copy(), "generators": generators, **self._counter.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ class CartPole:
         self._state[:] = state["physics"]
         self._generators = [seeding.np_random(0)[0] for _ in range(self.num_envs)]
         for index, generator in enumerate(self._generators):
-            load_random_state(generator, state["generators"][str(index)])
+            load_rng_state(generator, state["generators"][str(index)])
         self._counter.load_state(state)
 
     def observe(self) -> Step:

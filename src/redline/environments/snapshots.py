@@ -18,6 +18,8 @@ from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_Mo
 from gymnasium.envs.classic_control.mountain_car import MountainCarEnv
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
+from redline.runs.rng import load_rng_state, rng_state
+
 CLASSIC = {CartPoleEnv, PendulumEnv, MountainCarEnv, Continuous_MountainCarEnv, AcrobotEnv}
 STATELESS = {
     wrappers.OrderEnforcing,
@@ -43,7 +45,7 @@ def can_snapshot(env: gymnasium.Env) -> bool:
 def snapshot(env: gymnasium.Env) -> dict[str, Any]:
     """Arrays and plain values from which ``restore`` goes on bit for bit; only where ``can_snapshot``."""
     base = env.unwrapped
-    state: dict[str, Any] = {"random": random_state(base.np_random), "elapsed": _elapsed(env)}
+    state: dict[str, Any] = {"random": rng_state(base.np_random), "elapsed": _elapsed(env)}
     if _has_own(base):
         state["own"] = base.save_state()  # type: ignore[attr-defined]
     elif type(base) in CLASSIC:
@@ -67,30 +69,10 @@ def restore(env: gymnasium.Env, state: dict[str, Any]) -> None:
             base.steps_beyond_terminated = None if state["beyond"] < 0 else int(state["beyond"])
     else:
         _load_mujoco_state(base, state)
-    load_random_state(base.np_random, state["random"])
+    load_rng_state(base.np_random, state["random"])
     for wrapper in _wrappers(env):
         if type(wrapper) is wrappers.TimeLimit:
             wrapper._elapsed_steps = int(state["elapsed"])  # type: ignore[assignment]
-
-
-def random_state(generator: np.random.Generator) -> dict[str, Any]:
-    """The state of a NumPy generator with its (128-bit) integers as strings, for JSON."""
-    return _map_plain(
-        generator.bit_generator.state, lambda value: str(value) if type(value) is int else value
-    )
-
-
-def load_random_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
-    """Put back what ``random_state`` gave."""
-    generator.bit_generator.state = _map_plain(
-        state, lambda value: int(value) if isinstance(value, str) and value.isdigit() else value
-    )
-
-
-def _map_plain(tree: Any, function: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _map_plain(value, function) for key, value in tree.items()}
-    return function(tree)
 
 
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:

@@ -14,7 +14,7 @@ class LearnerConfig:
     learning_rate: float = 2.5e-4
     anneal: bool = False  # learning rate falls linearly to 0 over the run
     epsilon: float = 1e-5  # added to the optimiser's denominator
-    epsilon_inside: bool = False  # RMSProp: inside the denominator's root, as in A3C, IMPALA and Ape-X
+    epsilon_inside: bool = False  # RMSProp: inside the root, as in the papers of A3C, IMPALA and Ape-X
     decay: float = 0.99  # RMSProp's averaging of squared gradients
     centered: bool = False  # RMSProp: divided by the gradients' deviation instead of their root mean square
     momentum: float = 0.0  # RMSProp's

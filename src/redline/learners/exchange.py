@@ -79,6 +79,6 @@ def clip_scale(norm: Tensor, limit: float | None) -> float:
 
 
 def clip(gradient: Tensor, norm: Tensor, limit: float | None) -> None:
-    """Scale ``gradient`` of global norm ``norm`` to ``limit`` where it exceeds it (as ``Learner.clip_and_step``)."""
-    if (scale := clip_scale(norm, limit)) != 1.0:
-        gradient.mul_(scale)
+    """Scale ``gradient``, a piece of one of global norm ``norm``, to ``limit`` where it exceeds it."""
+    if limit is not None and (gradient.is_cuda or float(norm) > limit):  # a GPU is not waited for
+        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))

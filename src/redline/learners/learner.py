@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from redline.learners import optimizers
 from redline.learners.config import LearnerConfig
-from redline.learners.exchange import Alone, Exchange, clip_scale
+from redline.learners.exchange import Alone, Exchange, clip, clip_scale
 from redline.learners.fitting import CHANGED
 from redline.learners.flat import Tile, cut_tiles, flatten_parameters, parameter_views, twin
 from redline.learners.graphs import Graphed, GraphedActing, can_be_recorded
@@ -256,8 +256,7 @@ class Learner:
                 clip_scale(norm, limit), None if self.compute is self.flat else self.compute[piece]
             )
             return
-        if limit is not None and (self.device.type == "cuda" or float(norm) > limit):
-            self.gradient[piece].mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+        clip(self.gradient[piece], norm, limit)
         optimizer.step()
         if self.compute is not self.flat:
             self.compute[piece].copy_(self.flat[piece])

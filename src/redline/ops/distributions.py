@@ -76,13 +76,6 @@ def make(space: gymnasium.Space[Any]) -> Distribution:
     raise UserError(_refusal(space))
 
 
-def check_action_mask(mask: Tensor) -> None:
-    """Raise ValueError where a row of mask bool[..., A] leaves no action. Waits for the device."""
-    if not bool(mask.any(-1).all()):
-        row = (~mask.any(-1)).nonzero()[0].tolist()
-        raise ValueError(f"action mask has no legal action in row {row} of shape {list(mask.shape)}")
-
-
 class Categorical:
     """One of A actions; P = A logits. Sampled by the Gumbel trick: argmax of logits - log E, E ~ Exp(1)."""
 

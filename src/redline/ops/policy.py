@@ -83,10 +83,18 @@ def clip_fraction(log_prob: Tensor, old_log_prob: Tensor, clip: float) -> Tensor
     return (((log_prob - old_log_prob).exp() - 1).abs() > clip).float().mean()
 
 
-def normalize_advantage(advantage: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """(A - mean) / (standard deviation + epsilon) over all elements of [...]."""
+def advantage_moments(advantage: Tensor, epsilon: float = 1e-8) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation + epsilon over all elements of [...]; 0 and 1 of a single one, which has none."""
+    if advantage.numel() < 2:
+        return advantage.new_zeros(()), advantage.new_ones(())
     std, mean = torch.std_mean(advantage)
-    return (advantage - mean) / (std + epsilon)
+    return mean, std.add_(epsilon)
+
+
+def normalize_advantage(advantage: Tensor, moments: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """(A - mean) / deviation over all elements of [...]; ``moments``: those of a whole of which these are a part."""
+    mean, deviation = moments or advantage_moments(advantage)
+    return advantage.sub(mean).div_(deviation)
 
 
 def _check_equal(**tensors: Tensor) -> None:

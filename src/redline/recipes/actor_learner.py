@@ -50,7 +50,10 @@ def impala_lstm() -> Experiment:
 
 
 def impala_atari() -> Experiment:
-    """IMPALA on Atari (Espeholt et al. 2018): 32 unrolls of 20, losses summed, RMSProp 6e-4 falling to 0."""
+    """IMPALA on Atari (Espeholt et al. 2018): 32 unrolls of 20, losses summed, RMSProp 6e-4 falling to 0.
+
+    RMSProp's epsilon of 0.01 is added to the root, as in torchbeast; the paper's, being TensorFlow's, is inside it.
+    """
     return Experiment(
         recipe="impala_atari",
         algorithm=IMPALAConfig(unroll=20, gamma=0.99, value_cost=0.5, entropy_cost=0.01, reduction="sum"),
@@ -88,7 +91,7 @@ def appo() -> Experiment:
 
 
 def appo_atari() -> Experiment:
-    """Asynchronous PPO on Atari: PPO's numbers (Schulman et al. 2017, table 5), unrolls of 32 and two epochs.
+    """Asynchronous PPO on Atari: the numbers of ``ppo_atari``, unrolls of 32 and two epochs.
 
     Short unrolls and few epochs keep the lag small (Petrenko et al. 2020, arXiv 2006.11751: unrolls of 32, one epoch).
     """
@@ -278,7 +281,7 @@ def seed() -> Experiment:
 
 
 def seed_atari() -> Experiment:
-    """SEED on Atari, with IMPALA's numbers."""
+    """SEED on Atari, with the numbers of ``impala_atari``, the place of RMSProp's epsilon included."""
     return replace(
         impala_atari(),
         recipe="seed_atari",

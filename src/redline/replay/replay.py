@@ -13,6 +13,7 @@ from redline.replay.columns import take_folder
 from redline.replay.config import ReplayConfig
 from redline.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
 from redline.replay.storage import Block, Storage
+from redline.runs.rng import load_rng_state, rng_state
 from redline.types import ReplayBatch, RunError, Spec, Tree, UserError
 
 
@@ -189,15 +190,3 @@ class Replay:
         first, past = max(0, self.storage.head - self.storage.rows) * self.num_envs, self.storage.live()[0]
         if past > first:
             self.sampler.leave(np.arange(first, past))
-
-
-def rng_state(rng: np.random.Generator) -> dict[str, Any]:
-    """The generator's state with its 128-bit integers as text: JSON readers would round them."""
-    state: dict[str, Any] = dict(rng.bit_generator.state)
-    return {**state, "state": {name: str(value) for name, value in state["state"].items()}}
-
-
-def load_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
-    """Put back what ``rng_state`` gave."""
-    numbers = {name: int(value) for name, value in state["state"].items()}
-    rng.bit_generator.state = {**state, "state": numbers}

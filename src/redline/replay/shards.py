@@ -17,9 +17,10 @@ from torch import Tensor
 
 from redline.replay.buffers import Buffer, Buffers
 from redline.replay.config import ReplayConfig
-from redline.replay.replay import Replay, load_rng_state, rng_state
+from redline.replay.replay import Replay
 from redline.replay.samplers import PrioritizedSampler
 from redline.replay.storage import Block, check_memory
+from redline.runs.rng import load_rng_state, rng_state
 from redline.types import ReplayBatch, RunError, Spec, UserError
 
 ROOM = 0.1  # of the capacity: memory for what comes between two evictions

@@ -1,10 +1,11 @@
-"""One page for several runs: median and range over the seeds of each recipe and environment."""
+"""One page for several runs: median and range over the seeds of each experiment."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,22 @@ from redline.types import UserError
 
 _COLORS = ("c1", "c2", "c3", "c4", "c5", "c6")
 _POINTS = 200  # where the median is taken
+_NAMED = 3  # differences that a group's name tells
+# What runs of one experiment may differ in: the seed, what is written down when, and what a machine's plan chooses
+# that changes no result but by rounding.
+_BESIDE = {
+    *(f"run.{name}" for name in ("seed", "log_every", "checkpoint_every", "keep", "save_replay", "debug")),
+    *(f"run.{name}" for name in ("evaluate_every", "evaluate_episodes", "tensorboard", "wandb")),
+    *(f"learner.{name}" for name in ("device", "precision", "threads")),
+    *("sampler.shards", "sampler.groups", "environment.workers", "parallel.hosts"),
+}
 
 
 def compare_report(run_folders: Sequence[Path | str], path: Path | str | None = None) -> Path:
     """Write one page comparing runs and return its path.
 
-    Runs of the same recipe and environment are taken for seeds of one another: their median and range are drawn.
+    Runs whose configurations differ in nothing but the seed (and what a machine chooses) are taken for seeds of one
+    another: their median and range are drawn. Groups of one recipe are named by what they differ in.
 
     Args:
       path: where to write; ``comparison.html`` beside the runs if None.
@@ -47,10 +58,9 @@ def render_comparison(records: Sequence[Record]) -> str:
     groups = _grouped(records)
     environments = sorted({record.environment for record in records if record.environment})
     title = " and ".join(environments) or "Comparison"
-    meta = [
-        f"{len(records)} run{'s' if len(records) > 1 else ''}",
-        f"{len(groups)} recipe{'s' if len(groups) > 1 else ''}",
-    ]
+    meta = [_many(len(records), "run"), _many(len({record.recipe for record in records}), "recipe")]
+    if len(groups) > len({(record.recipe, record.environment) for record in records}):
+        meta.append(_many(len(groups), "experiment"))
     by_steps = [line for group in _drawn(groups, by_time=False) for line in group]
     by_time = [line for group in _drawn(groups, by_time=True) for line in group]
     note = "median return; shaded: range over runs; thin: single runs"
@@ -66,6 +76,10 @@ def render_comparison(records: Sequence[Record]) -> str:
         ),
     ]
     return page(f"{title} · Redline", "\n".join(body))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def median_and_range(
@@ -88,12 +102,45 @@ def median_and_range(
 
 
 def _grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Runs that are seeds of one another, by recipe (and environment, of several) and what sets them apart from others
+    of it."""
     several = len({record.environment for record in records}) > 1
-    groups: dict[str, list[Record]] = {}
+    kinds: dict[str, dict[str, list[Record]]] = {}
     for record in records:
         parts = (record.recipe, record.environment if several else "")
-        groups.setdefault(" · ".join(part for part in parts if part) or "runs", []).append(record)
+        kind = kinds.setdefault(" · ".join(part for part in parts if part) or "runs", {})
+        kind.setdefault(repr(sorted(_numbers(record).items(), key=repr)), []).append(record)
+    groups: dict[str, list[Record]] = {}
+    for name, kind in kinds.items():
+        for members, difference in zip(kind.values(), _differences(list(kind.values())), strict=True):
+            groups[f"{name} ({difference})" if difference else name] = members
     return groups
+
+
+def _differences(groups: list[list[Record]]) -> list[str]:
+    """Of each group, the values of what they differ in."""
+    numbers = [_numbers(group[0]) for group in groups]
+    names = sorted({name for each in numbers for name in each})
+    differ = [name for name in names if len({repr(each.get(name)) for each in numbers}) > 1]
+    more = f" and {len(differ) - _NAMED} more" if len(differ) > _NAMED else ""
+    found = [
+        ", ".join(f"{name}={plain(each.get(name))}" for name in differ[:_NAMED]) + more for each in numbers
+    ]
+    # Beyond those named two groups may be alike.
+    return [each if found.count(each) == 1 else f"{each}, group {k}" for k, each in enumerate(found, start=1)]
+
+
+def _numbers(record: Record) -> dict[str, Any]:
+    """What makes a run's experiment, ``part.name`` -> value."""
+
+    def leaves(tree: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{path}{key}.")
+            else:
+                yield f"{path}{key}", value
+
+    return {name: value for name, value in leaves(record.config, "") if name not in _BESIDE}
 
 
 def _drawn(groups: dict[str, list[Record]], *, by_time: bool) -> list[list[Line]]:

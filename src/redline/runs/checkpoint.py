@@ -140,12 +140,6 @@ def load_newest(folder: Path) -> Loaded | None:
     return None
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint written last, not checked for damage; None where there is none."""
-    paths = list_checkpoints(folder)
-    return paths[-1] if paths else None
-
-
 def best_checkpoint(folder: Path) -> Path | None:
     """The checkpoint kept as best, or None."""
     paths = list_checkpoints(folder, best=True)
@@ -156,11 +150,6 @@ def list_checkpoints(folder: Path, *, best: bool = False) -> list[Path]:
     """The checkpoints of a folder, oldest first: the rotated ones, or those kept as best."""
     found = [path for path in _all(folder) if (_match(path)["best"] is not None) == best]
     return sorted(found, key=_number)
-
-
-def checkpoint_step(path: Path) -> int:
-    """Agent steps at which the checkpoint ``path`` was written. Raises RunError where it cannot be read."""
-    return int(read_header(path)["step"])
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import json
 import os
 import re
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import IO
+from typing import IO, Any
 
 from redline.runs.checkpoint import remove_leftovers
 from redline.runs.files import disk_errors, write_atomic
@@ -37,6 +39,7 @@ class RunFolder:
         self.path = path
         self.name = path.name
         self.config = path / CONFIG
+        self.plan = path / "plan.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.videos = path / "videos"
@@ -126,9 +129,19 @@ class RunFolder:
         if not self.config.exists():
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def write_config(self, text: str) -> None:
-        """Write ``config.yaml`` in one go. Raises RunError where the folder cannot be written."""
-        write_atomic(self.config, text)
+    def write_plan(self, plan: dict[str, Any], origin: dict[str, Any], rules: Sequence[str]) -> None:
+        """Write ``plan.json`` in one go. Where the run came from stays; what resumes it (``origin``) is added.
+
+        Raises: RunError where the folder cannot be written.
+        """
+        try:
+            before = json.loads(self.plan.read_bytes())
+            first, since = before["provenance"], before.get("resumed", [])
+        except (OSError, ValueError, TypeError, KeyError):  # a new run, or a file that was cut short
+            about: dict[str, Any] = {"plan": plan, "provenance": origin, "rules": list(rules)}
+        else:
+            about = {"plan": plan, "provenance": first, "resumed": [*since, origin], "rules": list(rules)}
+        write_atomic(self.plan, json.dumps(about, indent=2) + "\n")
 
     def __enter__(self) -> RunFolder:
         return self.lock()

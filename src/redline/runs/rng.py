@@ -1,48 +1,36 @@
-"""Random number generators as checkpointable state, and back: what a bit-for-bit resume needs."""
+"""Random number generators as checkpointable state, and back: what a bit-for-bit resume needs.
+
+Environments in worker processes read this file, and do without torch: it is imported where it is needed.
+"""
 
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from redline.types import RunError
-
-Generator = random.Random | np.random.Generator | torch.Generator
+if TYPE_CHECKING:
+    import torch
 
 
-def rng_state(generator: Generator) -> dict[str, Any]:
-    """Everything ``generator`` needs to go on from here, as a tree that a checkpoint can hold."""
-    if isinstance(generator, torch.Generator):
-        return {"kind": "torch", "device": generator.device.type, "state": generator.get_state()}
-    if isinstance(generator, np.random.Generator):
-        return {"kind": "numpy", "state": generator.bit_generator.state}
-    version, internal, gauss = generator.getstate()
-    return {"kind": "python", "version": version, "state": np.array(internal, np.uint32), "gauss": gauss}
+def rng_state(generator: np.random.Generator) -> dict[str, Any]:
+    """The state of ``generator`` with its (128-bit) integers as text: JSON readers would round them."""
+    return _each(generator.bit_generator.state, lambda value: str(value) if type(value) is int else value)
 
 
-def load_rng_state(generator: Generator, state: dict[str, Any]) -> None:
-    """Put ``generator`` where ``rng_state`` found it.
+def load_rng_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
+    """Put back what ``rng_state`` gave; an integer that was left one is taken, too."""
+    generator.bit_generator.state = _each(
+        state, lambda value: int(value) if isinstance(value, str) and value.isdigit() else value
+    )
 
-    Raises:
-      RunError: the state is of another kind of generator (a run that moved from GPU to CPU, for one).
-    """
-    kind = state.get("kind")
-    try:
-        if isinstance(generator, torch.Generator) and kind == "torch":
-            generator.set_state(state["state"])
-        elif isinstance(generator, np.random.Generator) and kind == "numpy":
-            generator.bit_generator.state = state["state"]
-        elif isinstance(generator, random.Random) and kind == "python":
-            internal = tuple(int(word) for word in state["state"])
-            generator.setstate((state["version"], internal, state["gauss"]))
-        else:
-            raise ValueError(f"it is of kind {kind}")
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        target = f"{type(generator).__module__}.{type(generator).__name__}"
-        raise RunError(f"the saved random state does not fit a {target}: {error}") from error
+
+def _each(tree: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _each(value, function) for key, value in tree.items()}
+    return function(tree)
 
 
 def go_on_from(generator: torch.Generator, state: torch.Tensor) -> bool:
@@ -58,6 +46,8 @@ def go_on_from(generator: torch.Generator, state: torch.Tensor) -> bool:
 
 def global_rng_state() -> dict[str, Any]:
     """The states of the generators that libraries share: Python's, numpy's, torch's (and its CUDA ones)."""
+    import torch
+
     version, internal, gauss = random.getstate()
     state: dict[str, Any] = {
         "python": {"version": version, "state": np.array(internal, np.uint32), "gauss": gauss},
@@ -71,6 +61,8 @@ def global_rng_state() -> dict[str, Any]:
 
 def load_global_rng_state(state: dict[str, Any]) -> None:
     """Put the shared generators where ``global_rng_state`` found them (CUDA's where there are as many)."""
+    import torch
+
     python = state["python"]
     random.setstate((python["version"], tuple(int(word) for word in python["state"]), python["gauss"]))
     np.random.set_state(state["numpy"])  # noqa: NPY002

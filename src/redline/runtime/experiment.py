@@ -89,8 +89,7 @@ def make_algorithm(experiment: Experiment, spec: Spec) -> Any:
     """The algorithm of an experiment, for environments like ``spec``; refuses what cannot work, with the reason."""
     config = experiment.algorithm
     algorithm = ALGORITHMS[type(config)]
-    if isinstance(config, PPOConfig):
-        _check_minibatches(experiment, config)
+    check_minibatches(experiment, experiment.sampler.num_envs)
     if algorithm.network_kind == "q" and not hasattr(spec.action, "n"):
         kind = type(spec.action).__name__
         raise UserError(f"{algorithm.name} needs one discrete action, {spec.name} has {kind}: use recipe ppo")
@@ -127,9 +126,16 @@ def _check_replay(experiment: Experiment, name: str) -> None:
         raise UserError("learner.reward=normalize would change rewards already in replay: use clip or raw")
 
 
-def _check_minibatches(experiment: Experiment, config: PPOConfig) -> None:
-    recurrent, count = experiment.network.core != "none", experiment.sampler.num_envs
-    available = count if recurrent else count * config.unroll
+def check_minibatches(experiment: Experiment, environments: int, hint: str = "") -> None:
+    """Refuse more minibatches than there are samples in a batch with unrolls of so many environments (at least).
+
+    hint: what else would help. Raises: UserError.
+    """
+    config = experiment.algorithm
+    if not isinstance(config, PPOConfig):
+        return
+    recurrent = experiment.network.core != "none"
+    available = environments if recurrent else environments * config.unroll
     if config.minibatches > available:
         unit = (
             "environments (a recurrent network's minibatches are whole unrolls)"
@@ -137,5 +143,5 @@ def _check_minibatches(experiment: Experiment, config: PPOConfig) -> None:
             else "samples an unroll"
         )
         raise UserError(
-            f"algorithm.minibatches={config.minibatches} is more than the {available} {unit}: use {available}"
+            f"algorithm.minibatches={config.minibatches} is more than the {available} {unit}: use {available}{hint}"
         )

@@ -302,12 +302,13 @@ class ReplayLoop:
         target, after = self.parts.learner.target, drawn.next_observation
         self.learning += time.perf_counter() - begin
 
-        def act_and_value() -> torch.Tensor:
+        def act_and_value() -> list[torch.Tensor]:  # networks have no answer to no observation
             self.actor.act(steps)
-            return values(target, tree_map(lambda x: x[:first], after))
+            return [values(target, tree_map(lambda x: x[:first], after))] if first else []
 
         others = partial(values, target, tree_map(lambda x: x[first:], after))
-        drawn.next_values = torch.cat(self.parts.pool([act_and_value, others]))
+        mine, rest = self.parts.pool([act_and_value, others])
+        drawn.next_values = torch.cat([*mine, rest])
         return [drawn.map(lambda x, k=k: x[k * size : (k + 1) * size]) for k in range(due)]  # type: ignore[misc]
 
     def _update(self, fraction: float, batch: ReplayBatch | None) -> None:

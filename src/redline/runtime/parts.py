@@ -126,6 +126,11 @@ def rules(parts: Parts) -> Sequence[str]:
     )
     architecture = architecture_of(experiment)
     place = f"architecture {architecture.name}, runtime {experiment.parallel.runtime}: {lag_sentence(architecture)}"
+    stepping = f"{sampler.shards} actor thread(s)"
+    if architecture.edges:
+        stepping = (
+            f"{architecture.acting.copies} {architecture.acting.name}(s), in {experiment.parallel.runtime}"
+        )
     return [
         *parts.spec.rules,
         *([place] if architecture.edges else []),
@@ -134,7 +139,7 @@ def rules(parts: Parts) -> Sequence[str]:
         reward,
         f"observations are {observed}",
         f"{learner.precision} on {learner.device}, {learner.threads} gradient shard(s), "
-        f"{sampler.num_envs} environments in {sampler.shards} actor thread(s)",
+        f"{sampler.num_envs} environments in {stepping}",
         *parts.choices,
         f"seed {experiment.run.seed}: environment i is seeded with {first_seed(experiment.run.seed)} + i",
     ]

@@ -10,12 +10,12 @@ import torch
 
 from redline import environments
 from redline.architectures.catalogue import find
-from redline.architectures.compatible import refusal
+from redline.architectures.compatible import is_read, refusal
 from redline.architectures.config import ParallelConfig
 from redline.architectures.model import Architecture, lag_bound
 from redline.inference.worker import GENERATION
 from redline.runs.provenance import usable_cores
-from redline.runtime.experiment import ALGORITHMS, Experiment, uses_replay
+from redline.runtime.experiment import ALGORITHMS, Experiment, check_minibatches, uses_replay
 from redline.types import Spec, UserError
 
 FEW = 3  # actors that share an interpreter without waiting for each other much
@@ -92,10 +92,6 @@ def resolve(experiment: Experiment, spec: Spec, parameters: int) -> Experiment:
         replay=replay,
         learner=replace(learner, device=device, precision=precision, threads=threads),
         sampler=replace(sampler, shards=shards, groups=groups),
-        run=replace(
-            run,
-            log_every=run.log_every or max(run.steps // 200, 1),
-        ),
     )
 
 
@@ -142,6 +138,7 @@ def parallelism(experiment: Experiment, spec: Spec, cores: int) -> ParallelConfi
     hosts = min(parallel.hosts or cores, copies) if serves else parallel.hosts
     parallel = replace(parallel, runtime=runtime, copies=copies, hosts=hosts)
     parallel = replace(parallel, queue=_queue(experiment, parallel))
+    check_minibatches(experiment, _fewest(experiment, parallel), " (in the smallest batch that may come)")
     if serves and parallel.queue == 0 and parallel.batch not in (0, copies):
         raise UserError(
             f"parallel.batch={parallel.batch}: in lock-step a server waits for all {copies} workers, so a batch is one "
@@ -231,6 +228,18 @@ def _slot(experiment: Experiment, parallel: ParallelConfig) -> int:
         return 1
     share = -(-experiment.sampler.num_envs // parallel.copies)
     return parallel.slot or min(max(-(-50 // share), 8), 50)
+
+
+def _fewest(experiment: Experiment, parallel: ParallelConfig) -> int:
+    """Environments in the smallest batch that may come of copies with their shares of all; copies that learn by
+    themselves are looked at one by one (``check_shares``)."""
+    if not is_read("batch", parallel.architecture):
+        return experiment.sampler.num_envs
+    share, larger = divmod(experiment.sampler.num_envs, parallel.copies)
+    take = parallel.batch or parallel.copies
+    if parallel.queue:  # one actor may have several unrolls in a batch, and it may be one of the smaller
+        return take * share
+    return take * share + max(take - (parallel.copies - larger), 0)
 
 
 def choose_device(device: str) -> str:

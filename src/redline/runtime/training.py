@@ -7,12 +7,14 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
-from redline.learners.fitting import CHANGED, check_learner
+from redline.learners.fitting import check_learner
+from redline.learners.learner import Learner
 from redline.runs.checkpoint import Loaded, save_checkpoint
 from redline.runs.counters import RECENT, Counters
 from redline.runs.folder import RunFolder
@@ -24,13 +26,14 @@ from redline.runtime.evaluate import evaluate
 from redline.runtime.experiment import Experiment
 from redline.runtime.in_process import Loop
 from redline.runtime.interrupt import InterruptRequest
-from redline.runtime.launch import make_loop
+from redline.runtime.launch import check_loop, inexact, make_loop, with_saved_replay
 from redline.runtime.parts import Parts, assemble, rules
 from redline.runtime.planning.expected import expectation
 from redline.runtime.pool import one_thread_each
 from redline.secret import without_secrets
 from redline.types import Expected, Interruption, Metrics, Observer, Progress, RunError, UserError
 
+LINES = 200  # of metrics, unless the run says how often
 SAVE_EVERY = 60.0  # seconds between checkpoints, unless the run counts them in steps
 BEST_COST = 0.01  # share of the time that checkpoints of a new best may take, where there is one a minute
 SHOW_EVERY = 0.5  # seconds between calls of the observer
@@ -52,6 +55,7 @@ class Training:
     ) -> None:
         self.parts, self.folder, self.observer = parts, folder, observer
         self.config = parts.experiment.run
+        self.log_every = self.config.log_every or max(self.config.steps // LINES, 1)
         self.counters = Counters()
         self.interrupt = InterruptRequest()
         self.metrics: Metrics = {}
@@ -78,7 +82,7 @@ class Training:
         state, learner = loaded.state, self.parts.learner
         with _restoring(loaded):
             check_learner(state["learner"], learner)
-            _check_loop(state["loop"], self.loop.needs, self.parts.experiment)
+            check_loop(state["loop"], self.loop.needs, self.parts.experiment)
             learner.load_state(state["learner"])
             self.exact = self.loop.load_state(state["loop"])
             self.counters = Counters.of(state["counters"])
@@ -90,12 +94,14 @@ class Training:
         loop = (
             self.loop.state()
         )  # first: it may bring others to rest, and their newest weights to the learner
+        replay = self.parts.experiment.replay
         return {
             "learner": self.parts.learner.state(),
             "loop": loop,
             "counters": self.counters.state(),
             "metrics": {name: float(value) for name, value in self.metrics.items()},
             "random": global_rng_state(),
+            "capacity": replay.capacity if replay is not None else 0,
         }
 
     def run(self) -> str:
@@ -106,7 +112,7 @@ class Training:
                 before = counters.steps
                 if not self._iterate():
                     break
-                if self._crossed(before, self.config.log_every) or counters.steps >= self.config.steps:
+                if self._crossed(before, self.log_every) or counters.steps >= self.config.steps:
                     self._log()
                 if self._crossed(before, self.config.evaluate_every):
                     self._evaluate()
@@ -144,7 +150,7 @@ class Training:
             return self._crossed(before, self.config.checkpoint_every)
         since = time.perf_counter() - self._saved
         affordable = since * BEST_COST > self._save_seconds
-        at_line = affordable and self._crossed(before, self.config.log_every)
+        at_line = affordable and self._crossed(before, self.log_every)
         return since > SAVE_EVERY or (at_line and self.counters.at_best())
 
     def _crossed(self, before: int, every: int) -> bool:
@@ -164,15 +170,9 @@ class Training:
             "learning_rate": self.parts.learner.learning_rate,
         }
         values |= counters.metrics()
-        losses = {f"loss/{name}": float(value) for name, value in self.metrics.items()}
         values |= {f"events/{name}": float(count) for name, count in self.loop.events().items()}
         values |= self.loop.gauges().metrics()
-        broken = [name for name, value in losses.items() if not np.isfinite(value)]
-        if broken:
-            raise RunError(
-                f"{broken[0]} is not finite after {counters.steps} agent steps: lower learner.learning_rate "
-                f"(now {self.parts.learner.learning_rate:g}) or set learner.max_grad_norm; the last checkpoint is whole"
-            )
+        losses = _finite(self.metrics, self.parts.learner, counters.steps)
         self.writer.write(counters.steps, values | losses | self._timing())
 
     def _timing(self) -> dict[str, float]:
@@ -247,6 +247,8 @@ class Training:
         if best:  # judged now: the weights of a higher mean that passed since the last checkpoint are gone
             self.counters.best = float(np.mean(self.counters.returns))
         state = self.state()
+        # Before anything is written: each checkpoint of weights that have diverged would drive a good one out.
+        _finite(self.metrics, self.parts.learner, self.counters.steps)
         self.writer.sync()
         keep = self.config.keep
         save_checkpoint(self.folder.checkpoints, self.counters.steps, state, keep=keep, best=best)
@@ -302,13 +304,18 @@ def _restoring(loaded: Loaded) -> Iterator[None]:
         raise RunError(f"cannot go on from the checkpoint {loaded.path}: {what}") from error
 
 
-def _check_loop(saved: dict[str, Any], needs: tuple[str, ...], experiment: Experiment) -> None:
-    missing = [name for name in needs if name not in saved]
-    if missing:
+def _finite(metrics: Metrics, learner: Learner, steps: int) -> dict[str, float]:
+    """The metrics as they are written. Raises: RunError where one of them, or a weight, is not finite."""
+    losses = {f"loss/{name}": float(value) for name, value in metrics.items()}
+    broken = [name for name, value in losses.items() if not np.isfinite(value)]
+    if not broken and not torch.isfinite(learner.flat).all():
+        broken = ["a weight"]
+    if broken:
         raise RunError(
-            f"the checkpoint has no {', '.join(missing)}, which architecture {experiment.parallel.architecture} of its "
-            f"config.yaml goes on from: {CHANGED}"
+            f"{broken[0]} is not finite after {steps} agent steps: lower learner.learning_rate "
+            f"(now {learner.learning_rate:g}) or set learner.max_grad_norm; the last checkpoint is whole"
         )
+    return losses
 
 
 def _writer(folder: RunFolder, experiment: Experiment) -> MetricsWriter:
@@ -339,10 +346,9 @@ def train(
     """
     with one_thread_each():
         parts = assemble(experiment)
-        if (
-            restored is not None
-        ):  # planned for fewer steps than before, the replay would not hold what was saved
-            parts.experiment = replace(parts.experiment, replay=experiment.replay)
+        fresh = parts.experiment.replay
+        if restored is not None:
+            parts.experiment = with_saved_replay(parts.experiment, experiment, restored.state)
         training: Training | None = None
         reason = ""
         try:
@@ -357,9 +363,13 @@ def train(
             training.expected = _expected(parts.experiment)
             reason = "failed"
             observer.start(folder.name, str(folder.path), rules(parts))
-            if not training.exact:
+            if restored is not None and not training.exact:
+                observer.message(inexact(restored.state["loop"], parts.experiment))
+            kept = parts.experiment.replay
+            if kept is not None and fresh is not None and kept.capacity < fresh.capacity:
                 observer.message(
-                    "resumed: everything but the episodes in progress is restored; those begin anew"
+                    f"the replay keeps room for the {kept.capacity:,} transitions that the run was first given steps "
+                    f"for; a new run of as many steps would have room for {fresh.capacity:,}"
                 )
             reason = training.run()
             return training

@@ -59,6 +59,17 @@ def go(loop: Any, until: Any, patience: float = 60.0) -> int:
     return taken
 
 
+@pytest.mark.parametrize(("architecture", "bound"), [("a3c", None), ("gorila", 5)])
+def test_a_bound_on_staleness_is_shown_only_where_it_is_kept(architecture: str, bound: int | None) -> None:
+    with one_thread_each():
+        loop, parts = make("a2c", [*on(architecture, 2, max_staleness=5), "sampler.num_envs=2"])
+        try:
+            assert loop.gauges().lag_bound == bound
+        finally:
+            loop.close()
+            parts.close()
+
+
 # DistBelief, check 2
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["a3c", "accel_async", "gorila"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from redline.architectures.catalogue import ARCHITECTURES, find
+from redline.architectures.compatible import is_read
 from redline.architectures.model import lag_bound
 from redline.planner.costs import Machine
 from redline.planner.measured import Costs
@@ -309,8 +310,8 @@ def configure(experiment: Experiment, option: Option) -> Experiment:
             runtime="auto" if option.architecture == "synchronous" else option.runtime,  # type: ignore[arg-type]
             copies=option.copies,
             batch=_batch(experiment, option),
-            queue=None if option.queue < 0 else option.queue,
-            servers=option.servers if option.architecture in ASYNCHRONOUS else 0,
+            queue=option.queue if option.queue >= 0 and is_read("queue", option.architecture) else None,
+            servers=option.servers if is_read("servers", option.architecture) else 0,
             replay="process" if option.apart else experiment.parallel.replay,
             replay_ratio=experiment.parallel.replay_ratio,
         ),

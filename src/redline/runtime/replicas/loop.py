@@ -175,7 +175,8 @@ class ReplicaLoop:
         if self.desk is not None:
             totals[self._names[2]] = busy[-1]
             queues["replay"] = float(self.desk.arrays["size"][0])
-        bound = self.parts.experiment.parallel.max_staleness
+        # Servers reject what is older; nobody else does.
+        bound = self.parts.experiment.parallel.max_staleness if self.post is not None else None
         lag = lag_gauges(self.lags)
         return Gauges(roles=self._shares.of(totals), queues=queues, lag=lag, lag_bound=bound)
 
