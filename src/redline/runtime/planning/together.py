@@ -44,7 +44,7 @@ class Budget:
     round: float = 0.6
     learn: float = 0.9
     network: float = 2.5
-    crew: float = 1.0
+    crew: float = 0.8
     gpu: float = 0.6  # a GPU repeats itself exactly, and is fast
 
 
@@ -105,7 +105,8 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     alone = bench.round(1).step
     if alone.wait > alone.core and envs > 2 * bench.cores:
         for runtime, team in crews.in_turn(partial(crews.actors, experiment, copies=envs)):
-            looks = [team.drive(seconds)]  # two: it varies most
+            seconds = 1.25 * bench.budget.crew  # and two looks: it varies most
+            looks = [team.drive(seconds)]
             if runtime == "threads" and not bench.replays:
                 looks.append(team.drive(seconds, batch))  # the learner needs their interpreter, hardly a core
                 waits = max(looks[1].learned - learn[bench.place][1], 0.0)

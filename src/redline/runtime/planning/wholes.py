@@ -25,7 +25,7 @@ from redline.runtime.planning.together import MANY, ON_GPU, Bench
 from redline.runtime.planning.trial import STARTS
 from redline.types import RunError
 
-DOUBTFUL = 1.1  # times as slow as its pieces tell: that is looked at again, for the machine may have had a slow second
+DOUBTFUL = 1.2  # times as slow as its pieces tell: that is looked at again, for the machine may have had a slow second
 SHORT = 10e-3  # seconds of a batch below which what a learner does besides is not little
 
 
@@ -47,6 +47,7 @@ class Look:
     least: float | None = None
     # None: each runtime is seen. Else threads tell of both, and processes lose no less than this: simulators that step
     # by themselves leave the interpreter to others, and so does a network that takes pictures
+    alone: str = ""  # the one runtime that is seen, and told of
 
 
 def looks(bench: Bench) -> list[Look]:
@@ -66,7 +67,8 @@ def looks(bench: Bench) -> list[Look]:
         found += [Look("step", "impala", cores)] if several else []
         found.append(Look("served step", "seed", max(cores, 2)))
     elif several and not alike:
-        found.append(Look("served", "seed", max(cores, 2)))  # a server and workers that want one interpreter
+        # A server and workers that want one interpreter; in processes they have one each, and go as their pieces tell.
+        found.append(Look("served", "seed", max(cores, 2), alone="threads"))
     envs, one = bench.experiment.sampler.num_envs, bench.round(1).step
     if one.wait > one.core and envs > 2 * max(cores, 2):
         found.append(Look("served crowd", "seed", envs))
@@ -124,8 +126,16 @@ def _plans(bench: Bench, costs: Costs, look: Look) -> Plans:
         if (each.copies, each.copies * each.environments) == (look.copies, envs)
         and each.learn_on == place
         and each.threads == 1
-        and (look.least is None or each.runtime == "threads")
+        and each.runtime in _runtimes(bench, costs, look)
     }
+
+
+def _runtimes(bench: Bench, costs: Costs, look: Look) -> tuple[str, ...]:
+    """Which runtimes are seen. An actor in a process of its own goes as its pieces tell, but for short batches."""
+    long = look.name == "beside" and costs.learn[bench.place][1] >= SHORT
+    if long or look.least is not None:
+        return ("threads",)
+    return (look.alone,) if look.alone else ("threads", "processes")
 
 
 def _place(bench: Bench, costs: Costs, architecture: str) -> str:
