@@ -101,7 +101,7 @@ def test_a_worker_is_gone_while_its_environments_are_made_anew(tmp_path: Path) -
 def test_environments_that_are_not_made_anew_in_time_are_hung(
     monkeypatch: pytest.MonkeyPatch, seconds: float, ended: list[int]
 ) -> None:
-    monkeypatch.setattr("redline.inference.loop.START", seconds)
+    monkeypatch.setattr("redline.inference.loop.START_TIMEOUT", seconds)
     crowd = Crowd(2, np.zeros(2, np.int64))  # the second is not there yet, and may take its time
     crowd.doing[0] = STEPPING
     channel = _Channel(Heard())

@@ -100,6 +100,11 @@ class Architecture:
         return self.edge("gradient") is not None
 
     @property
+    def has_learner(self) -> bool:
+        """Whether a role of its own learns, and nothing else."""
+        return any(role.runs == "learn" for role in self.roles)
+
+    @property
     def served(self) -> bool:
         """Whether gradients go to a server that applies them."""
         return any(role.runs == "combine" for role in self.roles)

@@ -10,11 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
+from redline.environments.workers.link import START_TIMEOUT
 from redline.inference.batcher import ABSENT, ASKING, RESTING, STEPPING, Batcher, Crowd
 from redline.inference.server import Server
 from redline.inference.worker import CALLS, CUT, FRESH, LOST
-
-START = 120.0  # seconds more than a step's that environments may take to be made anew
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class InferenceLoop:
             self._start(worker, now)
             return
         if what == LOST:
-            self._miss(worker, now + START)
+            self._miss(worker, now + START_TIMEOUT)
             return
         if self.crowd.doing[worker] != STEPPING:
             return  # called with its last breath

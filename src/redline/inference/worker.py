@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from redline.environments.inline import EnvironmentCrash
+from redline.environments.workers import GENERATION, MAX_FAILURES
 from redline.inference.tables import SLOT, STEP, TICKET, Tables
 from redline.types import Environment, Step, Tree, tree_map
 
 CALLS = 4
 # Stepped; stepped and an episode was truncated; (re)started: what it was at is lost; crashed, and will be fresh.
 DONE, CUT, FRESH, LOST = range(CALLS)
-GENERATION = 1_000_003  # restarted environments' seeds are this much further on, clear of all others
-MAX_FAILURES = 5  # restarts in a row without one successful step
 
 
 @dataclass

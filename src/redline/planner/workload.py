@@ -327,8 +327,7 @@ def _seed(option: Option, costs: Costs, machine: Machine) -> Workload:
 def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
     """Copies that collect and learn by themselves, each from its share, and share gradients."""
     learn = learning(replace(option, threads=1), costs)
-    # Copies that step together share a replay's batch, others draw one each; of unrolls each has its own.
-    split = option.copies if option.ratio is None or option.architecture == "accel_sync" else 1
+    split = learners_of_a_batch(option)
     share = _share(option, costs, 1.0 / split)
     shared = Work(costs.exchange.get(option.architecture, 0.0))
     # Seen at work, or else what actors do to each other, and to a learner.
@@ -358,6 +357,12 @@ def _sharing(option: Option, costs: Costs, machine: Machine) -> Workload:
         chunks=option.servers,
         gpus=_gpus(machine),
     )
+
+
+def learners_of_a_batch(option: Option) -> int:
+    """How many copies learn from one batch: of unrolls each has its own, and those that step together share what is
+    drawn from replay; others draw a batch each."""
+    return option.copies if option.ratio is None or option.architecture == "accel_sync" else 1
 
 
 def _share(option: Option, costs: Costs, part: float) -> float:

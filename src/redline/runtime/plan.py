@@ -13,7 +13,7 @@ from redline.architectures.catalogue import find
 from redline.architectures.compatible import is_read, refusal
 from redline.architectures.config import ParallelConfig
 from redline.architectures.model import Architecture, lag_bound
-from redline.inference.worker import GENERATION
+from redline.environments.workers import GENERATION
 from redline.runs.provenance import usable_cores
 from redline.runtime.experiment import ALGORITHMS, Experiment, check_minibatches, uses_replay
 from redline.types import Spec, UserError

@@ -16,7 +16,7 @@ from redline.planner.explaining.variants import Help, Predict, Scaling, helps, s
 from redline.planner.machines import cost_per_million
 from redline.planner.measured import Costs
 from redline.planner.options import Option, Plan
-from redline.planner.workload import acting, learning, round_of
+from redline.planner.workload import acting, learners_of_a_batch, learning, round_of
 from redline.reports.scales import short
 
 LARGEST_BATCH = 65_536  # up to which a crossover is looked for
@@ -120,10 +120,9 @@ def where_time_goes(option: Option, costs: Costs, prediction: Prediction) -> Whe
     whole = learning(replace(option, threads=1), costs)
     samples = 1.0 if prediction.replay_ratio is None else prediction.replay_ratio
     learn = samples * (whole.core + whole.gpu) / costs.batch
-    # Every copy shares a gradient at each of a batch's updates; from replay each has batches of its own, in lock-step
-    # a share of each.
-    copies = option.copies if option.ratio is None or option.architecture == "accel_sync" else 1
-    exchanged = costs.exchange.get(option.architecture, 0.0) * copies * max(costs.updates, 1.0)
+    # Every copy that learns from a batch shares a gradient at each of its updates.
+    exchanges = learners_of_a_batch(option) * max(costs.updates, 1.0)
+    exchanged = costs.exchange.get(option.architecture, 0.0) * exchanges
     shared = samples * (costs.publish + exchanged) / costs.batch
     seconds = {
         "stepping": step.core / together,

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from redline.architectures.catalogue import find
 from redline.planner.costs import Curve, Machine, Prediction
 from redline.planner.machines import WhatIf
 from redline.planner.measured import Costs
@@ -184,7 +185,7 @@ def _for_cores(option: Option, before: int, after: int, costs: Costs) -> list[Op
         larger |= {repr(each): each for each in found if each is not None}
     known = costs.learn.get(option.learn_on, {})
     threads = [n for n in known if option.threads < n <= max(option.threads * after // before, 1)]
-    if _axis(option) == "copies" and option.architecture not in ("impala", "apex", "seed"):
+    if _axis(option) == "copies" and not find(option.architecture).has_learner:
         threads = []  # copies that learn by themselves use one each
     return [
         replace(each, threads=n)

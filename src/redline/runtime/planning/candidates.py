@@ -30,7 +30,6 @@ ASYNCHRONOUS = (
 )  # each copy learns from a batch of its own: another recipe's choice
 SHORTEST = 5  # time steps of an unroll: shorter ones bootstrap from a value at almost every step
 PROCESS = 350 * 2**20  # bytes of a process with torch in it
-BESIDE = ("impala", "apex", "seed")  # whose learner is a role of its own
 MOST_THREADS = 16  # of a learner: more share out too little
 WORKER = 60 * 2**20  # bytes of one without
 
@@ -157,7 +156,7 @@ def paced_on(experiment: Experiment, architecture: str) -> bool:
 def _learner_threads(name: str, copies: int, learn_on: str, search: Search) -> list[int]:
     """One, or as many as the other roles leave cores for."""
     left = min(search.machine.cores - copies, MOST_THREADS)
-    if name not in BESIDE or not learn_on.startswith("cpu") or left < 2:
+    if not find(name).has_learner or not learn_on.startswith("cpu") or left < 2:
         return [1]
     return [1, left]
 
@@ -321,7 +320,7 @@ def configure(experiment: Experiment, option: Option) -> Experiment:
 def _batch(experiment: Experiment, option: Option) -> int:
     """Unrolls that a batch takes: the share of all that the recipe has it take, if it says so."""
     parallel = experiment.parallel
-    if not parallel.batch or option.architecture not in (parallel.architecture, *BESIDE):
+    if not parallel.batch or not is_read("batch", option.architecture):
         return 0
     if not parallel.copies:
         return min(parallel.batch, option.copies)

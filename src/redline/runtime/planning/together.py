@@ -105,13 +105,13 @@ def in_company(bench: Bench, learn: dict[str, dict[int, float]], unroll: Any) ->
     alone = bench.round(1).step
     if alone.wait > alone.core and envs > 2 * bench.cores:
         for runtime, team in crews.in_turn(partial(crews.actors, experiment, copies=envs)):
-            seconds = 1.25 * bench.budget.crew  # and two looks: it varies most
-            looks = [team.drive(seconds)]
+            longer = 1.25 * seconds  # and two looks: it varies most
+            looks = [team.drive(longer)]
             if runtime == "threads" and not bench.replays:
-                looks.append(team.drive(seconds, batch))  # the learner needs their interpreter, hardly a core
+                looks.append(team.drive(longer, batch))  # the learner needs their interpreter, hardly a core
                 waits = max(looks[1].learned - learn[bench.place][1], 0.0)
             else:
-                looks.append(team.drive(seconds))
+                looks.append(team.drive(longer))
             drag[f"{runtime} crowd"] = float(np.mean([_crowd(bench, look, envs) for look in looks]))
     drag = {name: float(np.clip(value, 0.8, 10.0)) for name, value in drag.items()}
     return {"drag": drag, "uneven": uneven, "start": start, "queueing": waits}

@@ -83,13 +83,15 @@ def with_wholes(bench: Bench, costs: Costs, every: list[Look]) -> Costs:
     for look in every:
         plans = _plans(bench, costs, look)
         experiments = {runtime: experiment for runtime, (experiment, _) in plans.items()}
+        known = _expected(costs, plans, look.name)
         try:
-            seen = _trained(experiments, bench.budget.crew, _expected(costs, plans, look.name))
+            seen = _trained(experiments, bench.budget.crew, known)
         except RunError:
             continue
         if look.name == "beside":
             costs = _besides(bench, costs, seen)
-        costs = _paced(costs, plans, seen, look.name)
+            known = _expected(costs, plans, look.name)
+        costs = _paced(costs, seen, known, look.name)
         told = costs.drag.get(f"threads {look.name}")
         if look.least is not None and told is not None:
             costs = replace(costs, drag=costs.drag | {f"processes {look.name}": max(told, look.least)})
@@ -152,9 +154,8 @@ def _expected(costs: Costs, plans: Plans, name: str) -> dict[str, float]:
     }
 
 
-def _paced(costs: Costs, plans: Plans, seen: dict[str, Seen], name: str) -> Costs:
-    """With the drags called NAME by which plans are predicted to go as they were seen to."""
-    known = _expected(costs, {runtime: plans[runtime] for runtime in seen}, name)
+def _paced(costs: Costs, seen: dict[str, Seen], known: dict[str, float], name: str) -> Costs:
+    """With the drags called NAME by which plans are predicted to go as they were seen to, not as is ``known``."""
     drag = {
         f"{runtime} {name}": float(np.clip(known[runtime] / reached.rate, 0.5, 10.0))
         for runtime, reached in seen.items()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from redline.architectures.config import ParallelConfig
-from redline.inference.worker import GENERATION
+from redline.environments.workers import GENERATION
 from redline.learners.learner import Learner, serial
 from redline.learners.rewards import RewardTransform
 from redline.runs.provenance import usable_cores

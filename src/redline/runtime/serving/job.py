@@ -15,7 +15,6 @@ from redline.inference.batcher import RESTING, Batcher, Crowd, Dynamic, LockStep
 from redline.inference.loop import Heard, InferenceLoop
 from redline.inference.server import Policy, Server
 from redline.inference.tables import Shape, Tables
-from redline.inference.worker import GENERATION
 from redline.runs.provenance import usable_cores
 from redline.runs.rng import go_on_from
 from redline.runtime.crew.acting import ActingNetwork
@@ -112,7 +111,7 @@ class InferenceJob:
         for weights in self.weights:
             network = ActingNetwork(experiment, self.spec, algorithm.network_kind, device)
             policies.append(Policy(network.module, _refresh(weights, network), weights.announce))
-        seed = first_seed(experiment.run.seed) + GENERATION * int(tables.starts[-1])
+        seed = first_seed(experiment.run.seed, int(tables.starts[-1]))
         tables.starts[-1] += 1
         server = Server(
             tables,
